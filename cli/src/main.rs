@@ -1,0 +1,3 @@
+//! Operator commands of firstcome.
+
+fn main() {}
