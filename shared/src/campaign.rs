@@ -1,0 +1,231 @@
+//! A campaign: who offers how many coupons, when. Rules only; where it is stored is a port's business.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{CampaignId, InvalidValue, Outcome, PartnerId, Timestamp};
+
+/// A campaign's stock is spread over at most this many counters, so that its creation, with the record and two
+/// index items, fits one transaction of 100 items.
+pub const MAX_SHARDS: u16 = 64;
+
+/// Coupons per stock shard before another one is added. One shard sells about 1,600–3,500 coupons a second in
+/// transactions of 99 (a DynamoDB item takes 1,000 WCU/s); below a thousand coupons, sharding buys nothing.
+pub const COUPONS_PER_SHARD: u32 = 1000;
+
+/// The most coupons one campaign can have.
+pub const MAX_TOTAL: u32 = 10_000_000;
+
+/// How long a campaign stays open if its creator names no end: 30 days, in seconds.
+pub const DEFAULT_WINDOW_SECONDS: i64 = 30 * 86_400;
+
+/// How long a coupon can be used if its campaign does not say: 30 days, in seconds.
+pub const DEFAULT_COUPON_TTL_SECONDS: u32 = 30 * 86_400;
+
+/// The longest life of a coupon: 5 years, in seconds.
+pub const MAX_COUPON_TTL_SECONDS: u32 = 5 * 365 * 86_400;
+
+/// An offer of `total` coupons, first come, first served. Immutable once stored, except for `closed_at`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Campaign {
+    /// The campaign's id, a ULID.
+    pub campaign_id: CampaignId,
+    /// The partner it belongs to; only that partner's users can claim.
+    pub partner_id: PartnerId,
+    /// What people read, at most 128 characters.
+    pub title: String,
+    /// How many coupons there are, 1 to [`MAX_TOTAL`].
+    pub total: u32,
+    /// The first instant at which a claim counts.
+    pub opens_at: Timestamp,
+    /// The first instant at which a claim no longer counts.
+    pub closes_at: Timestamp,
+    /// How long a coupon can be used, in seconds from its issue.
+    pub coupon_ttl_seconds: u32,
+    /// What the coupon gives; opaque JSON, at most 256 bytes encoded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub benefit: Option<Value>,
+    /// Over how many counters the stock is spread, 1 to [`MAX_SHARDS`].
+    pub shards: u16,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it was closed early; set once, never taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed_at: Option<Timestamp>,
+}
+
+/// Where a campaign is in its life, as clients see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Claims do not count yet.
+    Scheduled,
+    /// Claims count.
+    Open,
+    /// Every coupon has gone.
+    SoldOut,
+    /// Claims no longer count.
+    Closed,
+}
+
+/// What a partner sends to create a campaign.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NewCampaign {
+    /// 1 to 128 characters.
+    pub title: String,
+    /// 1 to [`MAX_TOTAL`].
+    pub total: u32,
+    /// Default: at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opens_at: Option<Timestamp>,
+    /// Default: [`DEFAULT_WINDOW_SECONDS`] after the opening.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closes_at: Option<Timestamp>,
+    /// Default: [`DEFAULT_COUPON_TTL_SECONDS`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coupon_ttl_seconds: Option<u32>,
+    /// At most 256 bytes encoded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub benefit: Option<Value>,
+}
+
+impl NewCampaign {
+    /// Makes the campaign, with defaults filled in.
+    ///
+    /// # Errors
+    /// [`InvalidValue`] that names the first field out of its bounds.
+    pub fn into_campaign(
+        self,
+        campaign_id: CampaignId,
+        partner_id: PartnerId,
+        now: Timestamp,
+    ) -> Result<Campaign, InvalidValue> {
+        let opens_at = self.opens_at.unwrap_or(now);
+        let closes_at = self.closes_at.unwrap_or(opens_at.plus_seconds(DEFAULT_WINDOW_SECONDS));
+        let coupon_ttl_seconds = self.coupon_ttl_seconds.unwrap_or(DEFAULT_COUPON_TTL_SECONDS);
+        let benefit_bytes = self.benefit.as_ref().map_or(0, |benefit| benefit.to_string().len());
+        let require = |holds: bool, field, expected| holds.then_some(()).ok_or(InvalidValue { field, expected });
+        require((1..=128).contains(&self.title.chars().count()), "title", "1 to 128 characters")?;
+        require((1..=MAX_TOTAL).contains(&self.total), "total", "1 to 10000000")?;
+        require(opens_at < closes_at, "closesAt", "later than opensAt")?;
+        require(now < closes_at, "closesAt", "in the future")?;
+        require(
+            (1..=MAX_COUPON_TTL_SECONDS).contains(&coupon_ttl_seconds),
+            "couponTtlSeconds",
+            "1 to 157680000 seconds (5 years)",
+        )?;
+        require(benefit_bytes <= 256, "benefit", "at most 256 bytes of JSON")?;
+        Ok(Campaign {
+            campaign_id,
+            partner_id,
+            title: self.title,
+            total: self.total,
+            opens_at,
+            closes_at,
+            coupon_ttl_seconds,
+            benefit: self.benefit,
+            shards: shards_for(self.total),
+            created_at: now,
+            closed_at: None,
+        })
+    }
+}
+
+/// Over how many counters a stock of `total` is spread: one per [`COUPONS_PER_SHARD`], at most [`MAX_SHARDS`].
+pub fn shards_for(total: u32) -> u16 {
+    let wanted = total.div_ceil(COUPONS_PER_SHARD).clamp(1, u32::from(MAX_SHARDS));
+    u16::try_from(wanted).unwrap_or(MAX_SHARDS)
+}
+
+impl Campaign {
+    /// What each shard starts with; the parts differ by at most one and add up to `total`.
+    pub fn quotas(&self) -> impl Iterator<Item = (u16, u32)> + use<> {
+        let shards = u32::from(self.shards.max(1));
+        let (base, extra) = (self.total / shards, self.total % shards);
+        (0..self.shards.max(1)).map(move |shard| (shard, base + u32::from(u32::from(shard) < extra)))
+    }
+
+    /// Where the campaign is at `now`, given whether every shard was proved empty.
+    pub fn phase(&self, now: Timestamp, sold_out: bool) -> Phase {
+        match self.refusal_at(now) {
+            Some(Outcome::NotOpen) if self.closed_at.is_none() => Phase::Scheduled,
+            _ if self.closed_at.is_some() => Phase::Closed,
+            Some(_) => Phase::Closed,
+            None if sold_out => Phase::SoldOut,
+            None => Phase::Open,
+        }
+    }
+
+    /// What the window says of a claim made at `requested_at`: `not_open`, `closed`, or nothing against it.
+    pub fn refusal_at(&self, requested_at: Timestamp) -> Option<Outcome> {
+        if requested_at < self.opens_at {
+            Some(Outcome::NotOpen)
+        } else if requested_at >= self.closes_at {
+            Some(Outcome::Closed)
+        } else {
+            None
+        }
+    }
+
+    /// When its claims ended or will end.
+    pub fn ends_at(&self) -> Timestamp {
+        self.closed_at.map_or(self.closes_at, |closed| closed.min(self.closes_at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn campaign(total: u32) -> Campaign {
+        let new = NewCampaign {
+            title: "t".into(),
+            total,
+            opens_at: None,
+            closes_at: None,
+            coupon_ttl_seconds: None,
+            benefit: None,
+        };
+        let now = Timestamp::from_millis(1_790_000_000_000);
+        new.into_campaign(CampaignId::mint(now, 1), PartnerId::new("p").unwrap(), now).unwrap()
+    }
+
+    #[test]
+    fn quotas_add_up_to_the_total() {
+        for total in [1, 2, 63, 64, 999, 1000, 1001, 63_999, 64_000, 100_003, MAX_TOTAL] {
+            let campaign = campaign(total);
+            let quotas: Vec<u32> = campaign.quotas().map(|(_, quota)| quota).collect();
+            assert_eq!(quotas.iter().sum::<u32>(), total);
+            assert_eq!(quotas.len(), usize::from(campaign.shards));
+            assert!(quotas.iter().all(|quota| *quota > 0), "no shard starts empty");
+            assert!(quotas.iter().max().unwrap() - quotas.iter().min().unwrap() <= 1);
+        }
+    }
+
+    #[test]
+    fn the_window_takes_its_first_instant_and_not_its_last() {
+        let campaign = campaign(1);
+        let before = Timestamp::from_millis(campaign.opens_at.millis() - 1);
+        assert_eq!(campaign.refusal_at(before), Some(Outcome::NotOpen));
+        assert_eq!(campaign.refusal_at(campaign.opens_at), None);
+        assert_eq!(campaign.refusal_at(campaign.closes_at), Some(Outcome::Closed));
+    }
+
+    #[test]
+    fn a_field_out_of_bounds_is_named() {
+        let new: NewCampaign = serde_json::from_value(serde_json::json!({"title": "t", "total": 0})).unwrap();
+        let now = Timestamp::from_millis(0);
+        let error = new.into_campaign(CampaignId::mint(now, 1), PartnerId::new("p").unwrap(), now).unwrap_err();
+        assert_eq!(error.field, "total");
+    }
+
+    #[test]
+    fn closing_early_outranks_every_other_phase() {
+        let mut campaign = campaign(1);
+        campaign.closed_at = Some(campaign.opens_at);
+        assert_eq!(campaign.phase(campaign.opens_at, true), Phase::Closed);
+        assert_eq!(campaign.phase(Timestamp::from_millis(0), false), Phase::Closed);
+    }
+}

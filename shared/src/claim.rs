@@ -1,0 +1,228 @@
+//! A claim, the answers it can get, and the message that carries it through the queue.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{CampaignId, ClaimId, ConnectionId, Coupon, InvalidValue, PartnerId, Timestamp, UserId};
+
+/// The only version of the claim message.
+pub const CLAIM_MESSAGE_VERSION: u8 = 1;
+
+/// The largest claim message, in bytes.
+pub const MAX_CLAIM_MESSAGE_BYTES: usize = 8 * 1024;
+
+/// How far a claim's own time may run ahead of the queue's, in milliseconds; beyond it, the claim is `rejected`.
+pub const MAX_AHEAD_MILLIS: i64 = 60_000;
+
+/// The one final answer to a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The claim won the coupon that is sent along.
+    Issued,
+    /// The user holds a coupon won by another claim; it is sent along.
+    AlreadyIssued,
+    /// Every shard was seen empty.
+    SoldOut,
+    /// The claim's own time lies before the opening.
+    NotOpen,
+    /// The claim's own time lies after the end, or the campaign was closed early.
+    Closed,
+    /// There is no such campaign for this partner.
+    UnknownCampaign,
+    /// The claim can never be stored, such as one from the future.
+    Rejected,
+}
+
+impl Outcome {
+    /// The public name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Issued => "issued",
+            Self::AlreadyIssued => "already_issued",
+            Self::SoldOut => "sold_out",
+            Self::NotOpen => "not_open",
+            Self::Closed => "closed",
+            Self::UnknownCampaign => "unknown_campaign",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+/// The final answer and, where one stands, the coupon.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// A coupon stands: `issued` if this claim won it, `already_issued` if another did.
+    Standing(Coupon),
+    /// No coupon stands, for this reason.
+    Refused(Outcome),
+}
+
+impl Verdict {
+    /// The answer to the claim with this id.
+    pub fn outcome_for(&self, claim_id: &ClaimId) -> Outcome {
+        match self {
+            Self::Standing(coupon) if coupon.claim_id == *claim_id => Outcome::Issued,
+            Self::Standing(_) => Outcome::AlreadyIssued,
+            Self::Refused(outcome) => *outcome,
+        }
+    }
+
+    /// The coupon, where one stands.
+    pub fn coupon(&self) -> Option<&Coupon> {
+        match self {
+            Self::Standing(coupon) => Some(coupon),
+            Self::Refused(_) => None,
+        }
+    }
+}
+
+/// One user's wish for one coupon of one campaign.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claim {
+    /// Names the wish; a repeat has the same.
+    pub claim_id: ClaimId,
+    /// Under which partner the user claims.
+    pub partner_id: PartnerId,
+    /// Which campaign.
+    pub campaign_id: CampaignId,
+    /// Who.
+    pub user_id: UserId,
+    /// The claim's own time, stamped by the door it came through; never the worker's clock.
+    pub requested_at: Timestamp,
+    /// When the queue took it.
+    pub sent_at: Timestamp,
+    /// Where the answer goes; `None` if nobody waits on a socket.
+    pub connection_id: Option<ConnectionId>,
+}
+
+impl Claim {
+    /// Whether the claim's own time is too far ahead of the queue's to be true.
+    pub fn is_from_the_future(&self) -> bool {
+        self.requested_at.millis_since(self.sent_at) > MAX_AHEAD_MILLIS
+    }
+}
+
+/// A claim as it travels through ClaimsQueue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimMessage {
+    /// [`CLAIM_MESSAGE_VERSION`].
+    pub version: u8,
+    /// See [`Claim::claim_id`].
+    pub claim_id: ClaimId,
+    /// See [`Claim::partner_id`].
+    pub partner_id: PartnerId,
+    /// See [`Claim::campaign_id`].
+    pub campaign_id: CampaignId,
+    /// See [`Claim::user_id`].
+    pub user_id: UserId,
+    /// See [`Claim::requested_at`]; a producer may leave it out, then the queue's time counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested_at: Option<Timestamp>,
+    /// See [`Claim::connection_id`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_id: Option<ConnectionId>,
+}
+
+/// Why a message is not a claim. Such a message can only end in the dead-letter queue.
+#[derive(Debug, Error)]
+pub enum ClaimMessageError {
+    /// Not JSON, a field missing, or a value out of its bounds.
+    #[error("not a claim message: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// A version this code does not know.
+    #[error("not a claim message: version {0} is unknown")]
+    Version(u8),
+    /// Over [`MAX_CLAIM_MESSAGE_BYTES`].
+    #[error("not a claim message: {0} bytes are more than 8192")]
+    TooLong(usize),
+    /// The queue's own time of the message is missing.
+    #[error("not a claim message: {0}")]
+    Attribute(#[from] InvalidValue),
+}
+
+impl ClaimMessage {
+    /// Reads a queue message's body; `sent_at` is the queue's `SentTimestamp`.
+    ///
+    /// # Errors
+    /// [`ClaimMessageError`], whose text names the field and never holds the body.
+    pub fn parse(body: &str, sent_at: Timestamp) -> Result<Claim, ClaimMessageError> {
+        if body.len() > MAX_CLAIM_MESSAGE_BYTES {
+            return Err(ClaimMessageError::TooLong(body.len()));
+        }
+        let message: Self = serde_json::from_str(body)?;
+        if message.version != CLAIM_MESSAGE_VERSION {
+            return Err(ClaimMessageError::Version(message.version));
+        }
+        Ok(Claim {
+            claim_id: message.claim_id,
+            partner_id: message.partner_id,
+            campaign_id: message.campaign_id,
+            user_id: message.user_id,
+            requested_at: message.requested_at.unwrap_or(sent_at),
+            sent_at,
+            connection_id: message.connection_id,
+        })
+    }
+}
+
+impl From<&Claim> for ClaimMessage {
+    fn from(claim: &Claim) -> Self {
+        Self {
+            version: CLAIM_MESSAGE_VERSION,
+            claim_id: claim.claim_id.clone(),
+            partner_id: claim.partner_id.clone(),
+            campaign_id: claim.campaign_id.clone(),
+            user_id: claim.user_id.clone(),
+            requested_at: Some(claim.requested_at),
+            connection_id: claim.connection_id.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SENT: Timestamp = Timestamp::EPOCH;
+
+    fn body(extra: &str) -> String {
+        format!(r#"{{"version":1,"claimId":"c","partnerId":"p","campaignId":"k","userId":"u"{extra}}}"#)
+    }
+
+    #[test]
+    fn a_claim_without_a_time_has_the_queues() {
+        assert_eq!(ClaimMessage::parse(&body(""), SENT).unwrap().requested_at, SENT);
+    }
+
+    #[test]
+    fn a_claim_more_than_a_minute_ahead_is_from_the_future() {
+        let claim = |at: &str| ClaimMessage::parse(&body(&format!(r#","requestedAt":"{at}""#)), SENT).unwrap();
+        assert!(!claim("1970-01-01T00:01:00Z").is_from_the_future());
+        assert!(claim("1970-01-01T00:01:00.001Z").is_from_the_future());
+    }
+
+    #[test]
+    fn what_is_no_claim_is_named_without_its_content() {
+        for (bad, says) in [
+            ("hello".to_owned(), "expected value"),
+            (body("").replace("\"userId\":\"u\"", "\"x\":1"), "userId"),
+            (body("").replace("\"u\"", "\"a b\""), "userId must be"),
+            (body("").replace("\"version\":1", "\"version\":2"), "version 2"),
+            (body(&format!(r#","x":"{}""#, "y".repeat(9000))), "8192"),
+        ] {
+            let error = ClaimMessage::parse(&bad, SENT).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_standing_coupon_answers_its_own_claim_and_every_other() {
+        let coupon = Coupon::sample();
+        let own = coupon.claim_id.clone();
+        let verdict = Verdict::Standing(coupon);
+        assert_eq!(verdict.outcome_for(&own), Outcome::Issued);
+        assert_eq!(verdict.outcome_for(&ClaimId::new("other").unwrap()), Outcome::AlreadyIssued);
+    }
+}

@@ -1,0 +1,141 @@
+//! Messages of DeliveriesQueue and BroadcastQueue, and the ports that send them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{BroadcastId, Campaign, CampaignId, ConnectionId, PartnerId, PortError, ServerFrame, Timestamp, Topic};
+
+/// The most answers in one delivery job.
+pub const MAX_ANSWERS_PER_JOB: usize = 200;
+
+/// The largest delivery job, in bytes: what SQS bills as four requests.
+pub const MAX_JOB_BYTES: usize = 256 * 1024;
+
+/// The longest delay of a queue message, in seconds (SQS `DelaySeconds`).
+pub const MAX_DELAY_SECONDS: u16 = 900;
+
+/// An answer on its way to the socket that claimed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// The socket.
+    pub connection_id: ConnectionId,
+    /// What it is told.
+    pub frame: ServerFrame,
+}
+
+/// A message of DeliveriesQueue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum DeliveryJob {
+    /// Answers to claims, at most [`MAX_ANSWERS_PER_JOB`].
+    Deliver {
+        /// The answers.
+        answers: Vec<Answer>,
+    },
+    /// A campaign's present state, for one socket that has just subscribed.
+    Snapshot {
+        /// The socket.
+        connection_id: ConnectionId,
+        /// The campaign as the sender knew it; the stock is read when the job runs.
+        campaign: Campaign,
+    },
+}
+
+/// What an announcement is about, and until when it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnnouncementKind {
+    /// The campaign takes claims; holds until it ends.
+    Opened,
+    /// Every coupon has gone.
+    SoldOut,
+    /// The campaign takes no more claims.
+    Closed,
+    /// A partner's own words.
+    Message,
+}
+
+/// Something to tell everybody who hears a topic.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Announcement {
+    /// The same announcement has the same id, whoever sends it.
+    pub broadcast_id: BroadcastId,
+    /// Whose it is.
+    pub partner_id: PartnerId,
+    /// Who hears it.
+    pub topic: Topic,
+    /// What it is about.
+    pub kind: AnnouncementKind,
+    /// What every socket gets, the same bytes for all.
+    pub frame: ServerFrame,
+    /// Not to go out before this; `None` at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due_at: Option<Timestamp>,
+    /// Not worth going out from this on; `None` always.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub void_at: Option<Timestamp>,
+}
+
+/// One shard of an announcement's audience.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PageJob {
+    /// The announcement it is part of.
+    pub broadcast_id: BroadcastId,
+    /// Whose members.
+    pub topic: Topic,
+    /// Which shard of them, below [`crate::MEMBERSHIP_SHARDS`].
+    pub shard: u16,
+    /// How often the page was carried on; Lambda stops loops through SQS at 16 hops.
+    pub generation: u8,
+    /// What every socket gets.
+    pub frame: ServerFrame,
+}
+
+/// A campaign's stock is to be told to those who watch it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StockJob {
+    /// The campaign.
+    pub campaign_id: CampaignId,
+    /// How many stock shards it has.
+    pub shards: u16,
+    /// How often the job was carried on.
+    #[serde(default)]
+    pub generation: u8,
+    /// Where to carry on: membership shard and the last connection told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<(u16, Option<ConnectionId>)>,
+}
+
+/// A message of BroadcastQueue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "camelCase")]
+pub enum BroadcastJob {
+    /// Start an announcement, or carry one on.
+    Announce(Announcement),
+    /// Post one shard of it.
+    Page(PageJob),
+    /// Tell the present stock.
+    Stock(StockJob),
+}
+
+/// Sends to DeliveriesQueue.
+pub trait DeliveryOutbox {
+    /// Sends one job. Once `Ok`, the job is durable.
+    fn deliver(&self, job: &DeliveryJob) -> impl Future<Output = Result<(), PortError>> + Send;
+}
+
+/// Sends to BroadcastQueue.
+pub trait BroadcastOutbox {
+    /// Sends jobs, each to be seen after its delay in seconds (at most [`MAX_DELAY_SECONDS`]). Once `Ok`, all are durable; on
+    /// an error some may be.
+    fn send(&self, jobs: &[(BroadcastJob, u16)]) -> impl Future<Output = Result<(), PortError>> + Send;
+}
+
+/// Sends to ClaimsQueue.
+pub trait ClaimOutbox {
+    /// Sends one claim. Once `Ok`, it is accepted and will be answered.
+    fn enqueue(&self, claim: &crate::Claim) -> impl Future<Output = Result<(), PortError>> + Send;
+}
