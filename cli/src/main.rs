@@ -1,3 +1,56 @@
-//! Operator commands of firstcome.
+//! `firstcome`: the operator's commands and the load client. Composition only: arguments in, exit code out.
 
-fn main() {}
+mod arguments;
+mod open_files;
+mod partner;
+mod sale;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use firstcome_core::aws::operator::OperatorError;
+
+use crate::arguments::{Arguments, Command};
+use crate::sale::Verdict;
+use crate::terminal::Terminal;
+
+/// Why a command could not be carried out, as one line.
+#[derive(Debug, thiserror::Error)]
+enum CommandError {
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
+    #[error(transparent)]
+    Api(#[from] sale::ApiError),
+    #[error(transparent)]
+    OpenFiles(#[from] open_files::TooFewOpenFiles),
+    #[error("{0}")]
+    Usage(String),
+    #[error("interrupted")]
+    Interrupted,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let terminal = Terminal::new(arguments.json);
+    let done = tokio::select! {
+        done = run(&arguments, &terminal) => done,
+        _ = tokio::signal::ctrl_c() => Err(CommandError::Interrupted),
+    };
+    match done {
+        Ok(Verdict::Held) => ExitCode::SUCCESS,
+        Ok(Verdict::Broken) => ExitCode::from(1),
+        Err(error) => {
+            terminal.complain(&format!("firstcome: {error}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Verdict, CommandError> {
+    match &arguments.command {
+        Command::Partner(command) => partner::run(command, &arguments.stack, terminal).await.map(|()| Verdict::Held),
+        Command::Sale(plan) => sale::run(plan, &arguments.stack, terminal).await,
+    }
+}

@@ -2,12 +2,36 @@
 //!
 //! Every client has pinned time-outs and retries: the SDK's defaults have no attempt time-out and may change.
 
+mod catalog;
+mod batch;
+mod campaigns;
+mod connections;
 mod error;
+mod item;
+mod ledger;
+mod queues;
+mod snapshots;
+mod keys;
+mod pusher;
+mod reports;
+mod secret;
+
+pub use catalog::*;
+pub use connections::*;
+pub use keys::*;
+pub use pusher::*;
+pub use reports::*;
+pub use secret::*;
 
 use std::time::Duration;
 
 use aws_config::{BehaviorVersion, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use thiserror::Error;
+
+pub use campaigns::DynamoCampaigns;
+pub use ledger::{DynamoCoupons, DynamoLedger};
+pub use snapshots::DynamoSnapshots;
+pub use queues::{SqsBroadcasts, SqsClaims, SqsDeliveries, SqsReturns};
 
 /// How long a connection may take to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

@@ -104,6 +104,13 @@ impl CampaignId {
     }
 }
 
+impl BroadcastId {
+    /// The id made of `parts`: the same parts, the same id.
+    pub fn derived(parts: &[&str]) -> Self {
+        Self(crate::stable_id(parts))
+    }
+}
+
 impl ClaimId {
     /// An id for a claim that came without one.
     pub fn mint(now: Timestamp, random: u128) -> Self {

@@ -139,3 +139,10 @@ pub trait ClaimOutbox {
     /// Sends one claim. Once `Ok`, it is accepted and will be answered.
     fn enqueue(&self, claim: &crate::Claim) -> impl Future<Output = Result<(), PortError>> + Send;
 }
+
+/// Sets when undecided claims come back from ClaimsQueue (function `issue`).
+pub trait ClaimReturns {
+    /// Each message, by its receipt, comes back after so many seconds. Only hurries or delays: without it, a message
+    /// comes back after the queue's own visibility time-out.
+    fn come_back(&self, returns: &[(String, u16)]) -> impl Future<Output = Result<(), PortError>> + Send;
+}

@@ -3,30 +3,48 @@
 
 #[cfg(feature = "aws")]
 pub mod aws;
+mod announcements;
+mod broadcast;
+mod cache;
 mod campaign;
+mod catalog;
 mod claim;
 mod connection;
 mod coupon;
+mod directory;
 mod frame;
+mod gate;
 mod ids;
+mod issuance;
 mod job;
 mod ledger;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
+mod news;
 mod partner;
 mod port;
+mod refresh;
 mod ticket;
 mod timestamp;
 
+pub use announcements::*;
+pub use broadcast::*;
+pub use cache::*;
 pub use campaign::*;
+pub use catalog::*;
 pub use claim::*;
 pub use connection::*;
 pub use coupon::*;
+pub use directory::*;
 pub use frame::*;
+pub use gate::*;
 pub use ids::*;
+pub use issuance::*;
 pub use job::*;
 pub use ledger::*;
+pub use news::*;
 pub use partner::*;
 pub use port::*;
+pub use refresh::*;
 pub use ticket::*;
 pub use timestamp::*;

@@ -20,8 +20,14 @@ impl Timestamp {
     const LAST: i64 = 253_402_300_799_000;
 
     /// From milliseconds since the epoch; outside of the years 1970–9999 it is brought to the nearest end.
-    pub fn from_millis(millis: i64) -> Self {
-        Self(millis.clamp(0, Self::LAST))
+    pub const fn from_millis(millis: i64) -> Self {
+        if millis < 0 {
+            Self(0)
+        } else if millis > Self::LAST {
+            Self(Self::LAST)
+        } else {
+            Self(millis)
+        }
     }
 
     /// Reads an RFC 3339 text of any offset.

@@ -1,9 +1,49 @@
-//! Entry point of `api`.
+//! Entry point of `api`: reads the environment, builds the adapters, serves the routes.
+//! The variables and rights are those of `ApiFunction` in template.yaml.
 
-use lambda_runtime::{Error, LambdaEvent, run, service_fn};
-use serde_json::Value;
+mod auth;
+mod handler;
+mod problem;
+mod request;
+mod routes;
+
+use std::sync::Arc;
+
+use firstcome_core::{SystemClock, SystemEntropy, TicketKey, aws};
+use lambda_http::Error;
+
+use crate::handler::{Api, Ports};
+
+struct OnAws;
+
+impl Ports for OnAws {
+    type Campaigns = aws::DynamoCampaigns;
+    type Catalog = aws::DynamoCatalog;
+    type Coupons = aws::DynamoCoupons;
+    type UserCoupons = aws::DynamoUserCoupons;
+    type Keys = aws::DynamoKeys;
+    type Claims = aws::SqsClaims;
+    type Broadcasts = aws::SqsBroadcasts;
+}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    run(service_fn(async |event: LambdaEvent<Value>| Ok::<_, Error>(event.payload))).await
+    lambda_runtime::tracing::init_default_subscriber();
+    let sdk = aws::Aws::load().await;
+    let (campaigns, coupons) = (aws::variable("CAMPAIGNS_TABLE")?, aws::variable("COUPONS_TABLE")?);
+    let secret = aws::secret_text(&sdk, &aws::variable("TICKET_SECRET")?).await?;
+    let api = Api::<OnAws> {
+        campaigns: aws::DynamoCampaigns::new(&sdk, campaigns.clone()),
+        catalog: aws::DynamoCatalog::new(&sdk, campaigns),
+        coupons: aws::DynamoCoupons::new(&sdk, coupons.clone()),
+        user_coupons: aws::DynamoUserCoupons::new(&sdk, coupons),
+        gate: auth::Gate::new(aws::DynamoKeys::new(&sdk, aws::variable("PARTNERS_TABLE")?)),
+        claims: aws::SqsClaims::new(&sdk, aws::variable("CLAIMS_QUEUE_URL")?),
+        broadcasts: aws::SqsBroadcasts::new(&sdk, aws::variable("BROADCAST_QUEUE_URL")?),
+        tickets: TicketKey::new(&secret)?,
+        websocket_url: aws::variable("WEBSOCKET_URL")?,
+        clock: Box::new(SystemClock),
+        entropy: Box::new(SystemEntropy),
+    };
+    lambda_http::run(handler::router(Arc::new(api))).await
 }

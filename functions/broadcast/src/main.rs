@@ -1,9 +1,32 @@
-//! Entry point of `broadcast`.
+//! `broadcast`: posts answers and announcements to open sockets. Composition only; see `handler`.
 
-use lambda_runtime::{Error, LambdaEvent, run, service_fn};
-use serde_json::Value;
+mod handler;
+
+use firstcome_core::aws::{
+    Aws, DynamoCampaigns, DynamoConnections, DynamoFanOut, GatewayPusher, SqsBroadcasts, variable,
+};
+use firstcome_core::{PostEngine, SystemClock};
+use handler::Worker;
+use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    run(service_fn(async |event: LambdaEvent<Value>| Ok::<_, Error>(event.payload))).await
+    tracing::init_default_subscriber();
+    let campaigns_table = variable("CAMPAIGNS_TABLE")?;
+    let requests_per_second = variable("BROADCAST_REQUESTS_PER_SECOND")?.parse()?;
+    let aws = Aws::load().await;
+    let pusher = GatewayPusher::new(&aws, variable("MANAGEMENT_ENDPOINT")?);
+    let worker = Worker {
+        engine: PostEngine::new(pusher, requests_per_second),
+        connections: DynamoConnections::new(&aws, variable("CONNECTIONS_TABLE")?),
+        records: DynamoFanOut::new(&aws, campaigns_table.clone()),
+        campaigns: DynamoCampaigns::new(&aws, campaigns_table),
+        outbox: SqsBroadcasts::new(&aws, variable("BROADCAST_QUEUE_URL")?),
+        clock: SystemClock,
+    };
+    run(service_fn(async |event: LambdaEvent<_>| {
+        let deadline = handler::deadline(&event.context);
+        worker.handle(event.payload, deadline).await
+    }))
+    .await
 }

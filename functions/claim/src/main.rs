@@ -1,9 +1,28 @@
-//! Entry point of `claim`.
+//! `claim`: every frame a client sends. Composition only; see `handler`.
 
-use lambda_runtime::{Error, LambdaEvent, run, service_fn};
-use serde_json::Value;
+mod handler;
+
+use firstcome_core::aws::{
+    Aws, DynamoCampaigns, DynamoConnections, DynamoCoupons, DynamoSnapshots, SqsClaims, SqsDeliveries, variable,
+};
+use firstcome_core::{CampaignDirectory, DIRECTORY_FRESHNESS, Gate, SystemClock, SystemEntropy};
+use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    run(service_fn(async |event: LambdaEvent<Value>| Ok::<_, Error>(event.payload))).await
+    tracing::init_default_subscriber();
+    let campaigns_table = variable("CAMPAIGNS_TABLE")?;
+    let aws = Aws::load().await;
+    let snapshots = DynamoSnapshots::new(&aws, campaigns_table.clone());
+    let gate = Gate {
+        directory: CampaignDirectory::new(snapshots, SystemClock, DIRECTORY_FRESHNESS),
+        records: DynamoCampaigns::new(&aws, campaigns_table),
+        coupons: DynamoCoupons::new(&aws, variable("COUPONS_TABLE")?),
+        claims: SqsClaims::new(&aws, variable("CLAIMS_QUEUE_URL")?),
+        subscriptions: DynamoConnections::new(&aws, variable("CONNECTIONS_TABLE")?),
+        deliveries: SqsDeliveries::new(&aws, variable("DELIVERIES_QUEUE_URL")?),
+        clock: SystemClock,
+        entropy: SystemEntropy,
+    };
+    run(service_fn(async |event: LambdaEvent<_>| handler::handle(&gate, event.payload).await)).await
 }

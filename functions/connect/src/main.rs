@@ -1,9 +1,21 @@
-//! Entry point of `connect`.
+//! `connect`: consumes the ticket and registers the socket. Composition only; see `handler`.
 
-use lambda_runtime::{Error, LambdaEvent, run, service_fn};
-use serde_json::Value;
+mod handler;
+
+use firstcome_core::SystemClock;
+use firstcome_core::aws::{Aws, DynamoCampaigns, DynamoConnections, variable};
+use handler::Reception;
+use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    run(service_fn(async |event: LambdaEvent<Value>| Ok::<_, Error>(event.payload))).await
+    tracing::init_default_subscriber();
+    let (connections_table, campaigns_table) = (variable("CONNECTIONS_TABLE")?, variable("CAMPAIGNS_TABLE")?);
+    let aws = Aws::load().await;
+    let reception = Reception {
+        connections: DynamoConnections::new(&aws, connections_table),
+        campaigns: DynamoCampaigns::new(&aws, campaigns_table),
+        clock: SystemClock,
+    };
+    run(service_fn(async |event: LambdaEvent<_>| reception.handle(event.payload).await)).await
 }

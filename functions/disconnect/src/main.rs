@@ -1,9 +1,14 @@
-//! Entry point of `disconnect`.
+//! `disconnect`: forgets a closed socket. Composition only; see `handler`.
 
-use lambda_runtime::{Error, LambdaEvent, run, service_fn};
-use serde_json::Value;
+mod handler;
+
+use firstcome_core::aws::{Aws, DynamoConnections, variable};
+use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    run(service_fn(async |event: LambdaEvent<Value>| Ok::<_, Error>(event.payload))).await
+    tracing::init_default_subscriber();
+    let connections_table = variable("CONNECTIONS_TABLE")?;
+    let connections = DynamoConnections::new(&Aws::load().await, connections_table);
+    run(service_fn(async |event: LambdaEvent<_>| handler::handle(&connections, event.payload).await)).await
 }

@@ -1,9 +1,31 @@
-//! Entry point of `issue`.
+//! `issue`: takes claims from ClaimsQueue and decides every one of them. Composition only; see `handler`.
 
-use lambda_runtime::{Error, LambdaEvent, run, service_fn};
-use serde_json::Value;
+mod handler;
+
+use firstcome_core::aws::{
+    Aws, DynamoCampaigns, DynamoLedger, SqsBroadcasts, SqsDeliveries, SqsReturns, variable,
+};
+use firstcome_core::{Issuer, StockNews, SystemClock, SystemEntropy};
+use handler::Worker;
+use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    run(service_fn(async |event: LambdaEvent<Value>| Ok::<_, Error>(event.payload))).await
+    tracing::init_default_subscriber();
+    let campaigns_table = variable("CAMPAIGNS_TABLE")?;
+    let aws = Aws::load().await;
+    let campaigns = DynamoCampaigns::new(&aws, campaigns_table.clone());
+    let ledger = DynamoLedger::new(&aws, variable("COUPONS_TABLE")?, campaigns_table);
+    let broadcasts = SqsBroadcasts::new(&aws, variable("BROADCAST_QUEUE_URL")?);
+    let worker = Worker {
+        issuer: Issuer::new(campaigns.clone(), ledger, SystemClock, SystemEntropy),
+        news: StockNews::new(campaigns, broadcasts, SystemClock),
+        deliveries: SqsDeliveries::new(&aws, variable("DELIVERIES_QUEUE_URL")?),
+        returns: SqsReturns::new(&aws, variable("CLAIMS_QUEUE_URL")?),
+    };
+    run(service_fn(async |event: LambdaEvent<_>| {
+        let deadline = handler::deadline(&event.context);
+        Ok::<_, Error>(worker.handle(event.payload, deadline).await)
+    }))
+    .await
 }

@@ -1,9 +1,17 @@
-//! Entry point of `refresh`.
+//! `refresh`: the minute's round. Composition only; see `handler`.
 
-use lambda_runtime::{Error, LambdaEvent, run, service_fn};
-use serde_json::Value;
+mod handler;
+
+use firstcome_core::SystemClock;
+use firstcome_core::aws::{Aws, DynamoSnapshots, SqsBroadcasts, variable};
+use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
+use serde::de::IgnoredAny;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    run(service_fn(async |event: LambdaEvent<Value>| Ok::<_, Error>(event.payload))).await
+    tracing::init_default_subscriber();
+    let aws = Aws::load().await;
+    let store = DynamoSnapshots::new(&aws, variable("CAMPAIGNS_TABLE")?);
+    let broadcasts = SqsBroadcasts::new(&aws, variable("BROADCAST_QUEUE_URL")?);
+    run(service_fn(async |_: LambdaEvent<IgnoredAny>| handler::handle(&store, &broadcasts, &SystemClock).await)).await
 }

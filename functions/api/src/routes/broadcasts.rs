@@ -1,0 +1,104 @@
+//! A partner's words to everybody who listens, and how far they got.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::IntoResponse,
+};
+use firstcome_core::{
+    Announcement, AnnouncementKind, BroadcastId, BroadcastJob, BroadcastOutbox, BroadcastReports, CampaignId,
+    FrameBody, InvalidValue, PartnerId, ReportRecord, ServerFrame, Topic,
+};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Answer, own_campaign};
+use crate::{
+    handler::{Api, Ports},
+    problem::Problem,
+    request::{Body, PathIds, idempotency_key},
+};
+
+/// The longest message, in bytes.
+const MAX_MESSAGE_BYTES: usize = 4096;
+
+#[derive(Deserialize)]
+pub(crate) struct NewBroadcast {
+    message: String,
+}
+
+pub(crate) async fn to_partner<P: Ports>(
+    State(api): State<Arc<Api<P>>>,
+    Extension(partner): Extension<PartnerId>,
+    headers: HeaderMap,
+    body: Body<NewBroadcast>,
+) -> Answer {
+    send(&api, partner, None, &headers, body).await
+}
+
+pub(crate) async fn to_campaign<P: Ports>(
+    State(api): State<Arc<Api<P>>>,
+    Extension(partner): Extension<PartnerId>,
+    ids: PathIds,
+    headers: HeaderMap,
+    body: Body<NewBroadcast>,
+) -> Answer {
+    let campaign = own_campaign(&api, &partner, &ids.campaign()?).await?.campaign_id;
+    send(&api, partner, Some(campaign), &headers, body).await
+}
+
+pub(crate) async fn report<P: Ports>(
+    State(api): State<Arc<Api<P>>>,
+    Extension(partner): Extension<PartnerId>,
+    ids: PathIds,
+) -> Answer {
+    let found = api.catalog.report(&ids.broadcast()?).await?.filter(|report| report.partner_id == partner);
+    let report = found.ok_or_else(|| Problem::not_found("there is no such broadcast"))?;
+    Ok(Json(report).into_response())
+}
+
+async fn send<P: Ports>(
+    api: &Api<P>,
+    partner: PartnerId,
+    campaign: Option<CampaignId>,
+    headers: &HeaderMap,
+    Body { value: NewBroadcast { message }, sha256 }: Body<NewBroadcast>,
+) -> Answer {
+    if !(1..=MAX_MESSAGE_BYTES).contains(&message.len()) {
+        return Err(InvalidValue { field: "message", expected: "1 to 4096 bytes" }.into());
+    }
+    let id = match idempotency_key(headers)? {
+        Some(key) => BroadcastId::derived(&["broadcast", partner.as_str(), key.as_str()]),
+        None => BroadcastId::derived(&["broadcast", &api.entropy.bits().to_string()]),
+    };
+    let topic = campaign.clone().map_or(Topic::Partner(partner.clone()), Topic::Campaign);
+    let asked = ReportRecord {
+        partner_id: partner.clone(),
+        topic: topic.clone(),
+        kind: Some(AnnouncementKind::Message),
+        body_sha256: Some(sha256),
+        created_at: api.clock.now(),
+        fanned_out: false,
+    };
+    let standing = api.catalog.open(&id, &asked).await?;
+    if !standing.asks_the_same(&asked) {
+        return Err(Problem::idempotency_mismatch());
+    }
+    // Sent again on a repeat: the first try may have died between the record and the queue.
+    if !standing.fanned_out {
+        let announcement = Announcement {
+            broadcast_id: id.clone(),
+            partner_id: partner,
+            topic,
+            kind: AnnouncementKind::Message,
+            frame: ServerFrame { id: id.to_string(), body: FrameBody::Broadcast { message, campaign_id: campaign } },
+            due_at: None,
+            void_at: None,
+        };
+        api.broadcasts.send(&[(BroadcastJob::Announce(announcement), 0)]).await?;
+    }
+    Ok((StatusCode::ACCEPTED, Json(json!({ "broadcastId": id }))).into_response())
+}

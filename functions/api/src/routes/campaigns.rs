@@ -1,0 +1,161 @@
+//! Campaigns: created, listed, shown and closed by their partner.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::IntoResponse,
+};
+use firstcome_core::{
+    ANNOUNCE_AHEAD_SECONDS, Announcement, BroadcastJob, BroadcastOutbox, Campaign, CampaignCatalog, CampaignId,
+    Creation, Idempotency, InvalidValue, NewCampaign, PartnerId, Phase, PortError, StockCounters, Timestamp, closed,
+    delay_seconds, is_storable, opened, sha256_hex,
+};
+use futures_util::future::try_join_all;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{Answer, own_campaign};
+use crate::{
+    handler::{Api, Ports},
+    problem::Problem,
+    request::{Body, Cursor, PathIds, idempotency_key},
+};
+
+/// How many campaigns make a page; each costs a read of its stock.
+const PAGE: u16 = 20;
+
+/// A campaign as its partner sees it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CampaignView {
+    campaign_id: CampaignId,
+    partner_id: PartnerId,
+    title: String,
+    total: u32,
+    opens_at: Timestamp,
+    closes_at: Timestamp,
+    coupon_ttl_seconds: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    benefit: Option<Value>,
+    phase: Phase,
+    issued: u32,
+    remaining: u32,
+    created_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    closed_at: Option<Timestamp>,
+}
+
+impl CampaignView {
+    fn new(campaign: Campaign, issued: u32, remaining: u32, now: Timestamp) -> Self {
+        Self {
+            phase: campaign.phase(now, remaining == 0),
+            campaign_id: campaign.campaign_id,
+            partner_id: campaign.partner_id,
+            title: campaign.title,
+            total: campaign.total,
+            opens_at: campaign.opens_at,
+            closes_at: campaign.closes_at,
+            coupon_ttl_seconds: campaign.coupon_ttl_seconds,
+            benefit: campaign.benefit,
+            issued,
+            remaining,
+            created_at: campaign.created_at,
+            closed_at: campaign.closed_at,
+        }
+    }
+}
+
+pub(crate) async fn create<P: Ports>(
+    State(api): State<Arc<Api<P>>>,
+    Extension(partner): Extension<PartnerId>,
+    headers: HeaderMap,
+    Body { value, sha256 }: Body<NewCampaign>,
+) -> Answer {
+    let now = api.clock.now();
+    let key = idempotency_key(&headers)?;
+    if value.benefit.as_ref().is_some_and(|benefit| !is_storable(benefit)) {
+        let expected = "JSON with named members, at most 16 levels and numbers of at most 125 digits";
+        return Err(InvalidValue { field: "benefit", expected }.into());
+    }
+    let campaign = value.into_campaign(CampaignId::mint(now, api.entropy.bits()), partner, now)?;
+    let idempotency =
+        key.map(|key| Idempotency { key_sha256: sha256_hex(key.as_str().as_bytes()), body_sha256: sha256 });
+    let view = match api.catalog.create(&campaign, idempotency.as_ref()).await? {
+        Creation::Mismatch => return Err(Problem::idempotency_mismatch()),
+        Creation::Repeated(standing) => view(&api, standing, now).await?,
+        Creation::Created => {
+            announce(&api, &[(opened(&campaign), campaign.opens_at), (closed(&campaign), campaign.closes_at)], now)
+                .await;
+            let total = campaign.total;
+            CampaignView::new(campaign, 0, total, now)
+        }
+    };
+    Ok((StatusCode::CREATED, Json(view)).into_response())
+}
+
+pub(crate) async fn list<P: Ports>(
+    State(api): State<Arc<Api<P>>>,
+    Extension(partner): Extension<PartnerId>,
+    Cursor(after): Cursor,
+) -> Answer {
+    let page = api.catalog.list(&partner, after.as_ref(), PAGE).await?;
+    let now = api.clock.now();
+    let views = try_join_all(page.items.into_iter().map(|campaign| view(&api, campaign, now))).await?;
+    let mut body = json!({ "campaigns": views });
+    if let Some(next) = &page.next {
+        body["next"] = Cursor::text(next).into();
+    }
+    Ok(Json(body).into_response())
+}
+
+pub(crate) async fn show<P: Ports>(
+    State(api): State<Arc<Api<P>>>,
+    Extension(partner): Extension<PartnerId>,
+    ids: PathIds,
+) -> Answer {
+    let campaign = own_campaign(&api, &partner, &ids.campaign()?).await?;
+    Ok(Json(view(&api, campaign, api.clock.now()).await?).into_response())
+}
+
+pub(crate) async fn close<P: Ports>(
+    State(api): State<Arc<Api<P>>>,
+    Extension(partner): Extension<PartnerId>,
+    ids: PathIds,
+) -> Answer {
+    let mut campaign = own_campaign(&api, &partner, &ids.campaign()?).await?;
+    let now = api.clock.now();
+    if campaign.closed_at.is_none() {
+        campaign.closed_at = Some(api.catalog.close(&campaign, now).await?);
+    }
+    // Sent on a repeat, too: the first closing may have died before it got here, and the id is the same.
+    announce(&api, &[(closed(&campaign), campaign.ends_at())], now).await;
+    Ok(Json(view(&api, campaign, api.clock.now()).await?).into_response())
+}
+
+/// The campaign with its present stock.
+async fn view<P: Ports>(api: &Api<P>, campaign: Campaign, now: Timestamp) -> Result<CampaignView, PortError> {
+    let shards: Vec<u16> = (0..campaign.shards).collect();
+    let stock = api.campaigns.stock(&campaign.campaign_id, &shards).await?;
+    if stock.len() != shards.len() {
+        return Err(PortError::reject("read the stock", "a stock shard is missing"));
+    }
+    let sum = |part: fn(&firstcome_core::StockShard) -> u32| stock.iter().map(part).sum();
+    Ok(CampaignView::new(campaign, sum(|shard| shard.issued), sum(|shard| shard.remaining), now))
+}
+
+/// Sends those that are due soon; `refresh` sends the later ones, and again what could not be sent here.
+async fn announce<P: Ports>(api: &Api<P>, announcements: &[(Announcement, Timestamp)], now: Timestamp) {
+    let soon = announcements.iter().filter(|(_, due)| *due <= now.plus_seconds(ANNOUNCE_AHEAD_SECONDS));
+    let jobs: Vec<_> = soon
+        .map(|(announcement, due)| (BroadcastJob::Announce(announcement.clone()), delay_seconds(*due, now)))
+        .collect();
+    if jobs.is_empty() {
+        return;
+    }
+    if let Err(error) = api.broadcasts.send(&jobs).await {
+        tracing::warn!(error = %error, cause = %error.source, "announcement left to refresh");
+    }
+}

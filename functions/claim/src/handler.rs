@@ -1,0 +1,75 @@
+//! One frame from a client: who it is from, what the gate says, and the answer as the response's body, which API
+//! Gateway sends to the socket (template.yaml: the routes' `RouteResponseSelectionExpression`).
+
+use std::time::Instant;
+
+use aws_lambda_events::apigw::{ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest};
+use aws_lambda_events::encodings::Body;
+use firstcome_core::{
+    Caller, CampaignRecords, ClaimOutbox, Clock, ConnectionId, DeliveryOutbox, Entropy, FrameBody, Gate, InvalidValue,
+    PartnerId, ServerFrame, Snapshots, SoldMarks, StandingCoupons, Subscriptions, UserId,
+};
+use lambda_runtime::{Error, tracing};
+use serde_json::Value;
+
+/// Answers a frame. An error means that the gateway called without what the authorizer vouches for.
+pub(crate) async fn handle<S, P, C, Q, U, D, K, E>(
+    gate: &Gate<S, P, C, Q, U, D, K, E>,
+    event: ApiGatewayWebsocketProxyRequest,
+) -> Result<ApiGatewayProxyResponse, Error>
+where
+    S: Snapshots + CampaignRecords,
+    P: CampaignRecords + SoldMarks,
+    C: StandingCoupons,
+    Q: ClaimOutbox,
+    U: Subscriptions,
+    D: DeliveryOutbox,
+    K: Clock + Clone,
+    E: Entropy,
+{
+    let started = Instant::now();
+    let caller = caller(&event)?;
+    let frame = gate.respond(&caller, event.body.as_deref().unwrap_or_default()).await;
+    summarize(&caller, &frame, started);
+    let mut response = ApiGatewayProxyResponse::default();
+    response.status_code = 200;
+    response.body = Some(Body::Text(serde_json::to_string(&frame)?));
+    Ok(response)
+}
+
+fn caller(event: &ApiGatewayWebsocketProxyRequest) -> Result<Caller, InvalidValue> {
+    let context = &event.request_context;
+    let authorizer = serde_json::to_value(&context.authorizer).unwrap_or_default();
+    let text = |name| authorizer.get(name).and_then(Value::as_str).unwrap_or_default();
+    Ok(Caller {
+        partner_id: PartnerId::new(text("partnerId"))?,
+        user_id: UserId::new(text("userId"))?,
+        connection_id: ConnectionId::new(context.connection_id.as_deref().unwrap_or_default())?,
+    })
+}
+
+fn summarize(caller: &Caller, frame: &ServerFrame, started: Instant) {
+    let (campaign_id, claim_id, answer) = match &frame.body {
+        FrameBody::ClaimAccepted { claim_id, campaign_id } => (Some(campaign_id), Some(claim_id), "claim.accepted"),
+        FrameBody::ClaimResult { claim_id, campaign_id, outcome, .. } => {
+            (Some(campaign_id), claim_id.as_ref(), outcome.as_str())
+        }
+        FrameBody::ClaimUndecided { campaign_id } => (Some(campaign_id), None, "claim.undecided"),
+        FrameBody::Subscribed { campaign_id } => (Some(campaign_id), None, "subscribed"),
+        FrameBody::Unsubscribed { campaign_id } => (Some(campaign_id), None, "unsubscribed"),
+        FrameBody::Error { code, .. } => (None, None, code.as_str()),
+        _ => (None, None, "pong"),
+    };
+    tracing::info!(
+        connection.id = %caller.connection_id,
+        partner.id = %caller.partner_id,
+        campaign.id = campaign_id.map(tracing::field::display),
+        claim.id = claim_id.map(tracing::field::display),
+        answer,
+        duration_ms = started.elapsed().as_millis(),
+        "frame answered"
+    );
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,77 @@
+//! One closed socket: its record and all its memberships go. API Gateway does not promise this event; `broadcast` and
+//! the items' TTL clean up what it leaves.
+
+use std::time::Instant;
+
+use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest;
+use firstcome_core::{ConnectionId, Fate, Forgetting, PortError};
+use lambda_runtime::{Diagnostic, tracing};
+use serde_json::{Value, json};
+
+/// Forgets the socket; one that is not known (any more) is fine.
+pub(crate) async fn handle(
+    connections: &impl Forgetting,
+    event: ApiGatewayWebsocketProxyRequest,
+) -> Result<Value, Diagnostic> {
+    let started = Instant::now();
+    let id = ConnectionId::new(event.request_context.connection_id.unwrap_or_default()).map_err(|error| {
+        tracing::error!(%error, "event names no connection");
+        Diagnostic { error_type: "Event".into(), error_message: error.to_string() }
+    })?;
+    let outcome = forget(connections, &id).await.map_err(|error| {
+        tracing::error!(connection.id = %id, error = &error as &dyn std::error::Error, "connection not forgotten");
+        diagnostic(&error)
+    })?;
+    tracing::info!(connection.id = %id, outcome, duration_ms = started.elapsed().as_millis(), "connection closed");
+    Ok(json!({"statusCode": 200}))
+}
+
+async fn forget(connections: &impl Forgetting, id: &ConnectionId) -> Result<&'static str, PortError> {
+    let Some(connection) = connections.connection(id).await? else { return Ok("unknown") };
+    connections.forget(&[connection]).await?;
+    Ok("forgotten")
+}
+
+/// A stable error type for CloudWatch.
+fn diagnostic(error: &PortError) -> Diagnostic {
+    let error_type = match error.fate {
+        Fate::Retry => "Port.Retry",
+        Fate::Reject => "Port.Reject",
+    };
+    Diagnostic { error_type: error_type.into(), error_message: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use firstcome_core::memory::MemoryConnections;
+    use firstcome_core::{CampaignId, Connection, PartnerId, Timestamp, Topic, UserId};
+
+    use super::*;
+
+    async fn disconnect(connections: &MemoryConnections) -> Value {
+        let event = include_str!("../../../events/disconnect-socket.json");
+        handle(connections, serde_json::from_str(event).unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_closed_socket_is_forgotten_with_all_its_memberships() {
+        let connections = MemoryConnections::default();
+        let partner_id = PartnerId::new("acme").unwrap();
+        let topics = ["a", "b", "c"].map(|id| Topic::Campaign(CampaignId::new(id).unwrap()));
+        connections.insert(Connection {
+            connection_id: ConnectionId::new("L0SM9cOFvHcCIhw=").unwrap(),
+            user_id: UserId::new("user-1").unwrap(),
+            connected_at: Timestamp::EPOCH,
+            topics: topics.into_iter().chain([Topic::Partner(partner_id.clone())]).collect(),
+            partner_id,
+        });
+        assert_eq!(disconnect(&connections).await, json!({"statusCode": 200}));
+        assert!(connections.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_not_known_is_fine() {
+        let connections = MemoryConnections::default();
+        assert_eq!(disconnect(&connections).await, json!({"statusCode": 200}));
+    }
+}

@@ -1,0 +1,193 @@
+//! One batch of ClaimsQueue: every claim is decided, its answer made durable, and only then is it acknowledged.
+//! The rules of deciding are the domain's ([`Issuer`]); nothing here knows a table.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
+use firstcome_core::{
+    Answer, BroadcastOutbox, CampaignRecords, Claim, ClaimMessage, ClaimMessageError, ClaimReturns, Clock, CouponLedger, Decisions,
+    DeliveryJob, DeliveryOutbox, Entropy, InvalidValue, Issuer, MAX_ANSWERS_PER_JOB, MAX_JOB_BYTES, ServerFrame,
+    SoldMarks, StockCounters, StockNews, StockTicks, Timestamp, Verdict,
+};
+use lambda_runtime::{Context, tracing};
+use tokio::time::Instant;
+
+/// Kept back from the invocation's time, to send answers and return what is undecided. template.yaml gives the
+/// function 10 s.
+const RESERVE: Duration = Duration::from_millis(2500);
+
+/// An undecided claim comes back after a random time of so many seconds.
+const RETURN_SECONDS: std::ops::RangeInclusive<u16> = 1..=5;
+
+/// When deciding has to end for the invocation to end in time.
+pub(crate) fn deadline(context: &Context) -> Instant {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let left = Duration::from_millis(context.deadline).saturating_sub(now);
+    Instant::now() + left.saturating_sub(RESERVE)
+}
+
+/// What a batch needs.
+pub(crate) struct Worker<C, L, M, B, D, R, K, E> {
+    pub(crate) issuer: Issuer<C, L, K, E>,
+    pub(crate) news: StockNews<M, B, K>,
+    pub(crate) deliveries: D,
+    pub(crate) returns: R,
+}
+
+/// A message that holds a claim.
+struct Received<'a> {
+    message: &'a SqsMessage,
+    claim: Claim,
+}
+
+/// Messages that stay in the queue, with the seconds until they come back.
+type Returns<'a> = Vec<(&'a SqsMessage, u16)>;
+
+impl<C, L, M, B, D, R, K, E> Worker<C, L, M, B, D, R, K, E>
+where
+    C: CampaignRecords + StockCounters,
+    L: CouponLedger,
+    M: SoldMarks + StockTicks,
+    B: BroadcastOutbox,
+    D: DeliveryOutbox,
+    R: ClaimReturns,
+    K: Clock,
+    E: Entropy,
+{
+    /// Decides the batch's claims before `deadline` and tells which messages must come again.
+    pub(crate) async fn handle(&self, event: SqsEvent, deadline: Instant) -> SqsBatchResponse {
+        let started = Instant::now();
+        let (received, mut returns) = parse(&event.records);
+        let claims: Vec<Claim> = received.iter().map(|received| received.claim.clone()).collect();
+        let decisions = self.issuer.decide(&claims, deadline).await;
+
+        let poison = returns.len();
+        returns.extend(undecided(&received, &decisions));
+        let undecided = returns.len() - poison;
+        returns.extend(self.answer(&received, &decisions).await);
+        let unanswered = returns.len() - poison - undecided;
+        self.tell(&decisions).await;
+        self.come_back(&returns).await;
+        tracing::info!(
+            claims = claims.len(),
+            issued = decisions.issued,
+            undecided,
+            unanswered,
+            poison,
+            transactions = decisions.transactions,
+            conflicts = decisions.conflicts,
+            duration_ms = started.elapsed().as_millis(),
+            "batch decided"
+        );
+        failures(&returns)
+    }
+
+    /// Makes the answers durable: once its job is in DeliveriesQueue, a claim needs no second visit here. Those whose
+    /// job could not be sent come again; the replay rule gives them the same answer.
+    async fn answer<'a>(&self, received: &[Received<'a>], decisions: &Decisions) -> Returns<'a> {
+        let mut unanswered = Vec::new();
+        for (messages, job) in jobs(answers(received, decisions)) {
+            if let Err(error) = self.deliveries.deliver(&job).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, answers = messages.len(), "answers not sent");
+                unanswered.extend(messages.into_iter().map(|message| (message, fastrand::u16(RETURN_SECONDS))));
+            }
+        }
+        unanswered
+    }
+
+    /// Has the public told. Nothing of it decides a claim, so a failure is only logged.
+    async fn tell(&self, decisions: &Decisions) {
+        for campaign in &decisions.changed {
+            if let Err(error) = self.news.stock_changed(campaign).await {
+                tracing::warn!(campaign.id = %campaign.campaign_id, error = &error as &dyn std::error::Error, "stock not told");
+            }
+        }
+        for campaign in &decisions.sold_out {
+            if let Err(error) = self.news.sold_out(campaign).await {
+                tracing::warn!(campaign.id = %campaign.campaign_id, error = &error as &dyn std::error::Error, "sold out not told");
+            }
+        }
+    }
+
+    /// Hurries the return of what stays in the queue; the queue's own visibility time-out covers a failure.
+    async fn come_back(&self, returns: &Returns<'_>) {
+        let receipt = |(message, seconds): &(&SqsMessage, u16)| Some((message.receipt_handle.clone()?, *seconds));
+        let receipts: Vec<_> = returns.iter().filter_map(receipt).collect();
+        if receipts.is_empty() {
+            return;
+        }
+        if let Err(error) = self.returns.come_back(&receipts).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "return of claims not hurried");
+        }
+    }
+}
+
+/// Reads every message by itself. What is no claim comes back at once, until the queue's receive count sends it to the
+/// dead-letter queue alone.
+fn parse(messages: &[SqsMessage]) -> (Vec<Received<'_>>, Returns<'_>) {
+    let mut received = Vec::with_capacity(messages.len());
+    let mut poison = Vec::new();
+    for message in messages {
+        match claim(message) {
+            Ok(claim) => received.push(Received { message, claim }),
+            Err(error) => {
+                tracing::error!(sqs.message_id = message.message_id, %error, "message is no claim");
+                poison.push((message, 0));
+            }
+        }
+    }
+    (received, poison)
+}
+
+fn claim(message: &SqsMessage) -> Result<Claim, ClaimMessageError> {
+    let sent = message.attributes.get("SentTimestamp").and_then(|millis| millis.parse().ok());
+    let missing = InvalidValue { field: "SentTimestamp", expected: "set by the queue" };
+    let sent = sent.map(Timestamp::from_millis).ok_or(missing)?;
+    ClaimMessage::parse(message.body.as_deref().unwrap_or_default(), sent)
+}
+
+fn undecided<'a>(received: &[Received<'a>], decisions: &Decisions) -> Returns<'a> {
+    let pairs = received.iter().zip(&decisions.verdicts).filter(|(_, verdict)| verdict.is_none());
+    pairs.map(|(received, _)| (received.message, fastrand::u16(RETURN_SECONDS))).collect()
+}
+
+/// The answers somebody waits for on a socket.
+fn answers<'a>(received: &[Received<'a>], decisions: &Decisions) -> Vec<(&'a SqsMessage, Answer)> {
+    let answer = |(received, verdict): (&Received<'a>, &Option<Verdict>)| {
+        let claim = &received.claim;
+        let connection_id = claim.connection_id.clone()?;
+        let frame =
+            ServerFrame::claim_result(&claim.campaign_id, &claim.user_id, &claim.claim_id, verdict.as_ref()?);
+        Some((received.message, Answer { connection_id, frame }))
+    };
+    received.iter().zip(&decisions.verdicts).filter_map(answer).collect()
+}
+
+/// Packs answers into jobs of at most [`MAX_ANSWERS_PER_JOB`]. An answer is at most about 800 bytes, so that a full job
+/// stays below [`MAX_JOB_BYTES`].
+fn jobs(answers: Vec<(&SqsMessage, Answer)>) -> Vec<(Vec<&SqsMessage>, DeliveryJob)> {
+    const { assert!(MAX_ANSWERS_PER_JOB * 1024 <= MAX_JOB_BYTES) };
+    let mut jobs = Vec::new();
+    let mut answers = answers.into_iter().peekable();
+    while answers.peek().is_some() {
+        let (messages, answers) = answers.by_ref().take(MAX_ANSWERS_PER_JOB).unzip();
+        jobs.push((messages, DeliveryJob::Deliver { answers }));
+    }
+    jobs
+}
+
+/// The partial batch response. A message without an id, which SQS never sends, would name nothing; Lambda takes that as
+/// the failure of the whole batch, and everything comes again.
+fn failures(returns: &Returns<'_>) -> SqsBatchResponse {
+    let failure = |(message, _): &(&SqsMessage, u16)| {
+        let mut failure = BatchItemFailure::default();
+        failure.item_identifier = message.message_id.clone().unwrap_or_default();
+        failure
+    };
+    let mut response = SqsBatchResponse::default();
+    response.batch_item_failures = returns.iter().map(failure).collect();
+    response
+}
+
+#[cfg(test)]
+mod tests;

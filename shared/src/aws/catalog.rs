@@ -1,0 +1,330 @@
+//! Campaigns, announcement reports and users' coupons as partners manage and read them, on DynamoDB.
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::{
+    Client,
+    error::SdkError,
+    operation::{put_item::PutItemError, transact_write_items::TransactWriteItemsError},
+    types::{
+        CancellationReason, Put, ReturnValuesOnConditionCheckFailure as OnFailure, TransactWriteItem, Update,
+        builders::PutBuilder,
+    },
+};
+
+use crate::{
+    BroadcastId, BroadcastReport, BroadcastReports, Campaign, CampaignCatalog, CampaignId, CampaignRecords, Coupon,
+    Creation, IDEMPOTENCY_SECONDS, Idempotency, Page, PageCounts, PartnerId, PortError, REPORT_SECONDS, ReportRecord,
+    Timestamp, UserCoupons, UserId,
+    aws::{
+        Aws, DynamoCampaigns,
+        campaigns::{campaign_key, stock_key},
+        error::port_error,
+        item::{Item, key, number, read, record, text, ttl},
+    },
+};
+
+/// How long a transaction may be tried while others write the same items: the function has 10 s (template.yaml).
+const PATIENCE: Duration = Duration::from_secs(8);
+/// How often. Issuance holds a shard for some 25 ms at a time, so that a gap is soon met.
+const MAX_TRIES: u32 = 20;
+
+/// [`CampaignCatalog`] and [`BroadcastReports`] on the Campaigns table.
+#[derive(Clone, Debug)]
+pub struct DynamoCatalog {
+    client: Client,
+    table: String,
+    campaigns: DynamoCampaigns,
+}
+
+/// What became of a transaction that was tried with patience.
+enum Transacted {
+    Applied,
+    /// A condition did not hold; the reasons are in the order of the items.
+    Refused(Vec<CancellationReason>),
+}
+
+impl DynamoCatalog {
+    /// On the Campaigns table.
+    pub fn new(aws: &Aws, table: String) -> Self {
+        Self { client: aws.dynamo(), campaigns: DynamoCampaigns::new(aws, table.clone()), table }
+    }
+
+    /// Tries the transaction again, with jitter, for as long as only conflicts and throttles stop it.
+    async fn transact(
+        &self,
+        operation: &'static str,
+        items: Vec<TransactWriteItem>,
+    ) -> Result<Transacted, PortError> {
+        let tries = async {
+            for attempt in 0..MAX_TRIES {
+                let request = self.client.transact_write_items().set_transact_items(Some(items.clone()));
+                match request.send().await {
+                    Ok(_) => return Ok(Transacted::Applied),
+                    Err(error) => match judge(&error) {
+                        Judgement::Refused(reasons) => return Ok(Transacted::Refused(reasons)),
+                        Judgement::Busy => pause(attempt).await,
+                        Judgement::Failed => return Err(port_error(operation, error)),
+                    },
+                }
+            }
+            Err(PortError::retry(operation, "others kept writing the same items"))
+        };
+        let late = |_| Err(PortError::retry(operation, "others kept writing the same items for 8 s"));
+        tokio::time::timeout(PATIENCE, tries).await.unwrap_or_else(late)
+    }
+
+    async fn standing(&self, operation: &'static str, id: &CampaignId) -> Result<Campaign, PortError> {
+        let found = self.campaigns.find(id).await?;
+        found.ok_or_else(|| PortError::reject(operation, "the campaign's record is missing"))
+    }
+
+    /// A creation met something that stands: an earlier try of its own, or an earlier request with the same key.
+    async fn met(
+        &self,
+        campaign: &Campaign,
+        idempotency: Option<&Idempotency>,
+        reasons: Vec<CancellationReason>,
+    ) -> Result<Creation, PortError> {
+        let mut standing = reasons.into_iter().map(|reason| reason.item);
+        // The record's id has 80 random bits: whoever stored it was an earlier try of this call, whose answer was lost.
+        if standing.next().flatten().is_some() {
+            return Ok(Creation::Created);
+        }
+        let (Some(idempotency), Some(item)) = (idempotency, standing.next().flatten()) else {
+            return Err(PortError::reject(CREATE, "a condition failed where none was set"));
+        };
+        if attribute(&item, "bodySha256") != Some(&idempotency.body_sha256) {
+            return Ok(Creation::Mismatch);
+        }
+        let id = attribute(&item, "campaignId").and_then(|id| CampaignId::new(id).ok());
+        let id = id.ok_or_else(|| PortError::reject(CREATE, "the idempotency item names no campaign"))?;
+        if id == campaign.campaign_id {
+            return Ok(Creation::Created);
+        }
+        self.standing(CREATE, &id).await.map(Creation::Repeated)
+    }
+}
+
+const CREATE: &str = "create the campaign";
+const CLOSE: &str = "close the campaign";
+const LIST: &str = "list the campaigns";
+
+impl CampaignCatalog for DynamoCatalog {
+    async fn create(&self, campaign: &Campaign, idempotency: Option<&Idempotency>) -> Result<Creation, PortError> {
+        let items = creation(&self.table, campaign, idempotency)?;
+        match self.transact(CREATE, items).await? {
+            Transacted::Applied => Ok(Creation::Created),
+            Transacted::Refused(reasons) => self.met(campaign, idempotency, reasons).await,
+        }
+    }
+
+    async fn close(&self, campaign: &Campaign, now: Timestamp) -> Result<Timestamp, PortError> {
+        let id = &campaign.campaign_id;
+        let keys = std::iter::once(campaign_key(id)).chain((0..campaign.shards).map(|shard| stock_key(id, shard)));
+        let items: Result<_, _> = keys.map(|key| closing(&self.table, key, now)).collect();
+        match self.transact(CLOSE, items?).await? {
+            Transacted::Refused(_) => Err(PortError::reject(CLOSE, "the record or a stock shard is missing")),
+            Transacted::Applied => {
+                let closed_at = self.standing(CLOSE, id).await?.closed_at;
+                closed_at.ok_or_else(|| PortError::reject(CLOSE, "the record is not closed after all"))
+            }
+        }
+    }
+
+    async fn list(
+        &self,
+        partner: &PartnerId,
+        after: Option<&CampaignId>,
+        limit: u16,
+    ) -> Result<Page<Campaign>, PortError> {
+        let table = (&self.client, self.table.as_str());
+        let (items, next) = newest_first(table, LIST, format!("PARTNER#{partner}"), after, limit).await?;
+        let ids: Vec<_> = items.iter().filter_map(|item| CampaignId::new(attribute(item, "sk")?).ok()).collect();
+        let mut campaigns = self.campaigns.find_all(&ids).await?;
+        campaigns.sort_by(|a, b| b.campaign_id.cmp(&a.campaign_id));
+        Ok(Page { items: campaigns, next })
+    }
+}
+
+impl BroadcastReports for DynamoCatalog {
+    async fn open(&self, id: &BroadcastId, asked: &ReportRecord) -> Result<ReportRecord, PortError> {
+        const OPERATION: &str = "open the report";
+        let mut item = record(OPERATION, key(report_pk(id), "REPORT"), asked)?;
+        item.insert("ttl".into(), ttl(asked.created_at.plus_seconds(REPORT_SECONDS)));
+        let request = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(item))
+            .condition_expression("attribute_not_exists(pk)")
+            .return_values_on_condition_check_failure(OnFailure::AllOld);
+        match request.send().await {
+            Ok(_) => Ok(asked.clone()),
+            Err(error) => match refused_by(&error) {
+                Some(item) => read(OPERATION, item),
+                None => Err(port_error(OPERATION, error)),
+            },
+        }
+    }
+
+    async fn report(&self, id: &BroadcastId) -> Result<Option<BroadcastReport>, PortError> {
+        const OPERATION: &str = "read the report";
+        let query = self.client.query().table_name(&self.table).consistent_read(true);
+        let query = query.key_condition_expression("pk = :pk").expression_attribute_values(":pk", text(report_pk(id)));
+        let items = query.send().await.map_err(|error| port_error(OPERATION, error))?.items.unwrap_or_default();
+        let is_report = |item: &Item| attribute(item, "sk") == Some("REPORT");
+        let (reports, pages): (Vec<_>, Vec<_>) = items.into_iter().partition(is_report);
+        let Some(report) = reports.into_iter().next() else { return Ok(None) };
+        let pages: Result<Vec<PageCounts>, _> = pages.into_iter().map(|item| read(OPERATION, item)).collect();
+        Ok(Some(BroadcastReport::sum(&read(OPERATION, report)?, &pages?)))
+    }
+}
+
+/// [`UserCoupons`] on the Coupons table.
+#[derive(Clone, Debug)]
+pub struct DynamoUserCoupons {
+    client: Client,
+    table: String,
+}
+
+impl DynamoUserCoupons {
+    /// On the Coupons table.
+    pub fn new(aws: &Aws, table: String) -> Self {
+        Self { client: aws.dynamo(), table }
+    }
+}
+
+impl UserCoupons for DynamoUserCoupons {
+    async fn coupons_of(
+        &self,
+        partner: &PartnerId,
+        user: &UserId,
+        after: Option<&CampaignId>,
+        limit: u16,
+    ) -> Result<Page<Coupon>, PortError> {
+        const OPERATION: &str = "list the user's coupons";
+        let table = (&self.client, self.table.as_str());
+        let (items, next) = newest_first(table, OPERATION, format!("{partner}#{user}"), after, limit).await?;
+        let coupons: Result<_, _> = items.into_iter().map(|item| read(OPERATION, item)).collect();
+        Ok(Page { items: coupons?, next })
+    }
+}
+
+/// One page of a partition whose sort keys are campaign ids, the youngest first.
+async fn newest_first(
+    (client, table): (&Client, &str),
+    operation: &'static str,
+    pk: String,
+    after: Option<&CampaignId>,
+    limit: u16,
+) -> Result<(Vec<Item>, Option<CampaignId>), PortError> {
+    let start = after.map(|id| key(pk.clone(), id.as_str()));
+    let query = client
+        .query()
+        .table_name(table)
+        .consistent_read(true)
+        .key_condition_expression("pk = :pk")
+        .expression_attribute_values(":pk", text(pk))
+        .scan_index_forward(false)
+        .set_exclusive_start_key(start)
+        .limit(i32::from(limit));
+    let output = query.send().await.map_err(|error| port_error(operation, error))?;
+    let next = output.last_evaluated_key.as_ref().and_then(|key| CampaignId::new(attribute(key, "sk")?).ok());
+    Ok((output.items.unwrap_or_default(), next))
+}
+
+/// A creation's items. The record comes first, then the idempotency item if there is one: [`DynamoCatalog::met`] relies
+/// on their positions. At most 68 of the 100 that `TransactWriteItems` takes.
+fn creation(
+    table: &str,
+    campaign: &Campaign,
+    idempotency: Option<&Idempotency>,
+) -> Result<Vec<TransactWriteItem>, PortError> {
+    let (id, partner) = (&campaign.campaign_id, &campaign.partner_id);
+    let new = |item| put(table, item).condition_expression("attribute_not_exists(pk)");
+    let mut puts = vec![new(record(CREATE, campaign_key(id), campaign)?)];
+    if let Some(idempotency) = idempotency {
+        let mut item = key(format!("IDEMPOTENCY#{partner}#{}", idempotency.key_sha256), "CAMPAIGN");
+        item.insert("campaignId".into(), text(id.as_str()));
+        item.insert("bodySha256".into(), text(&idempotency.body_sha256));
+        item.insert("ttl".into(), ttl(campaign.created_at.plus_seconds(IDEMPOTENCY_SECONDS)));
+        // An item past its TTL may linger for days; it no longer counts.
+        let remember = put(table, item)
+            .condition_expression("attribute_not_exists(pk) OR #ttl <= :now")
+            .expression_attribute_names("#ttl", "ttl")
+            .expression_attribute_values(":now", ttl(campaign.created_at));
+        puts.push(remember);
+    }
+    puts.push(put(table, key(format!("PARTNER#{partner}"), id.as_str())));
+    puts.push(put(table, key("LIVE", id.as_str())));
+    for (shard, quota) in campaign.quotas() {
+        let mut item = stock_key(id, shard);
+        item.insert("remaining".into(), number(quota));
+        item.insert("issued".into(), number(0));
+        item.insert("quota".into(), number(quota));
+        puts.push(new(item));
+    }
+    let build = |put: PutBuilder| {
+        let put = put.return_values_on_condition_check_failure(OnFailure::AllOld).build();
+        put.map(|put| TransactWriteItem::builder().put(put).build()).map_err(|e| PortError::reject(CREATE, e))
+    };
+    puts.into_iter().map(build).collect()
+}
+
+fn put(table: &str, item: Item) -> PutBuilder {
+    Put::builder().table_name(table).set_item(Some(item))
+}
+
+fn closing(table: &str, key: Item, now: Timestamp) -> Result<TransactWriteItem, PortError> {
+    let update = Update::builder()
+        .table_name(table)
+        .set_key(Some(key))
+        .condition_expression("attribute_exists(pk)")
+        .update_expression("SET closedAt = if_not_exists(closedAt, :now)")
+        .expression_attribute_values(":now", text(now.to_string()))
+        .build();
+    update.map(|update| TransactWriteItem::builder().update(update).build()).map_err(|e| PortError::reject(CLOSE, e))
+}
+
+enum Judgement {
+    Refused(Vec<CancellationReason>),
+    Busy,
+    Failed,
+}
+
+fn judge<R>(error: &SdkError<TransactWriteItemsError, R>) -> Judgement {
+    let reasons = match error.as_service_error() {
+        Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => cancelled.cancellation_reasons(),
+        Some(TransactWriteItemsError::TransactionInProgressException(_)) => return Judgement::Busy,
+        _ => return Judgement::Failed,
+    };
+    let says = |codes: &[&str]| reasons.iter().any(|reason| reason.code().is_some_and(|code| codes.contains(&code)));
+    if says(&["ConditionalCheckFailed"]) {
+        Judgement::Refused(reasons.to_vec())
+    } else if says(&["TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"]) {
+        Judgement::Busy
+    } else {
+        Judgement::Failed
+    }
+}
+
+fn refused_by<R>(error: &SdkError<PutItemError, R>) -> Option<Item> {
+    match error.as_service_error()? {
+        PutItemError::ConditionalCheckFailedException(failed) => failed.item().cloned(),
+        _ => None,
+    }
+}
+
+/// Waits up to 25 ms, 50 ms … 400 ms, with full jitter.
+async fn pause(attempt: u32) {
+    tokio::time::sleep(Duration::from_millis(fastrand::u64(1..=25 << attempt.min(4)))).await;
+}
+
+fn report_pk(id: &BroadcastId) -> String {
+    format!("BROADCAST#{id}")
+}
+
+fn attribute<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
+    item.get(name).and_then(|value| value.as_s().ok()).map(String::as_str)
+}

@@ -1,0 +1,72 @@
+//! Answers and snapshots: each socket gets its own frame.
+
+use crate::{
+    Answer, Campaign, Clock, ConnectionId, Forgetting, JobError, PortError, Post, PostSummary, Poster, Pusher,
+    ServerFrame, Settlement, StockCounters, StockShard, broadcast::poster::encode,
+};
+
+/// Posts answers to the sockets that claimed. An answer whose socket is gone is dropped: it stands, and can be asked for
+/// again.
+///
+/// # Errors
+/// [`JobError::Undelivered`] if a post failed or the deadline came first: the job is to come again.
+pub async fn deliver_answers<P: Pusher, C: Forgetting, K: Clock>(
+    poster: &Poster<'_, P, C, K>,
+    answers: &[Answer],
+) -> Result<PostSummary, JobError> {
+    let post = |answer: &Answer| {
+        let (connection_id, payload) = (answer.connection_id.clone(), encode(&answer.frame)?);
+        // Whoever could send a claim has finished the handshake.
+        Ok::<_, JobError>(Post { connection_id, payload, young: false })
+    };
+    let posts = answers.iter().map(post).collect::<Result<Vec<_>, _>>()?;
+    let posted = poster.post(&posts).await;
+    let summary = PostSummary::count(&posted, posts.len());
+    let is_gone = |(post, settlement): (Post, &Settlement)| {
+        (*settlement == Settlement::Gone).then_some(post.connection_id)
+    };
+    poster.forget(posts.into_iter().zip(&posted.settlements).filter_map(is_gone).collect(), None).await;
+    poster.log("deliver", "", summary);
+    match summary.failed + summary.unsettled {
+        0 => Ok(summary),
+        open => Err(JobError::Undelivered(open)),
+    }
+}
+
+/// Posts a campaign's present state to a socket that has just subscribed.
+///
+/// # Errors
+/// As [`deliver_answers`], and [`JobError::Port`] if the stock cannot be read whole.
+pub async fn deliver_snapshot<P: Pusher, C: Forgetting, K: Clock>(
+    poster: &Poster<'_, P, C, K>,
+    counters: &impl StockCounters,
+    connection_id: ConnectionId,
+    mut campaign: Campaign,
+) -> Result<PostSummary, JobError> {
+    let stock = whole_stock(counters, &campaign.campaign_id, campaign.shards).await?;
+    let closed_early = stock.iter().find_map(|shard| shard.closed_at);
+    campaign.closed_at = campaign.closed_at.or(closed_early);
+    let (issued, remaining) = totals(&stock);
+    let phase = campaign.phase(poster.clock.now(), remaining == 0);
+    let frame = ServerFrame::snapshot(&campaign, phase, issued);
+    deliver_answers(poster, &[Answer { connection_id, frame }]).await
+}
+
+/// All stock shards. A missing one is damage, never "empty".
+pub(super) async fn whole_stock(
+    counters: &impl StockCounters,
+    campaign: &crate::CampaignId,
+    shards: u16,
+) -> Result<Vec<StockShard>, PortError> {
+    let wanted: Vec<u16> = (0..shards).collect();
+    let stock = counters.stock(campaign, &wanted).await?;
+    if stock.len() < wanted.len() {
+        return Err(PortError::reject("read the whole stock", "a stock shard is missing"));
+    }
+    Ok(stock)
+}
+
+/// Issued and remaining coupons over all shards.
+pub(super) fn totals(stock: &[StockShard]) -> (u32, u32) {
+    (stock.iter().map(|shard| shard.issued).sum(), stock.iter().map(|shard| shard.remaining).sum())
+}

@@ -1,0 +1,287 @@
+//! Issuance on the memory ledger: every step of the protocol, met with what can go wrong there.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::memory::{Fault, MemoryClock, MemoryEntropy, MemoryLedger, sample_campaign};
+use crate::{ClaimId, MAX_CHUNK, Outcome, PartnerId, Timestamp};
+
+const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
+
+type MemoryIssuer = Issuer<MemoryLedger, MemoryLedger, MemoryClock, MemoryEntropy>;
+
+fn issuer(ledger: &MemoryLedger) -> MemoryIssuer {
+    Issuer::new(ledger.clone(), ledger.clone(), MemoryClock::at(NOW), MemoryEntropy::seeded(7))
+}
+
+fn open(total: u32) -> (MemoryLedger, Campaign) {
+    let (ledger, campaign) = (MemoryLedger::default(), sample_campaign(total, NOW));
+    ledger.add(&campaign);
+    (ledger, campaign)
+}
+
+fn claim(campaign: &Campaign, user: &str, claim_id: &str) -> Claim {
+    Claim {
+        claim_id: ClaimId::new(claim_id).unwrap(),
+        partner_id: campaign.partner_id.clone(),
+        campaign_id: campaign.campaign_id.clone(),
+        user_id: UserId::new(user).unwrap(),
+        requested_at: NOW,
+        sent_at: NOW,
+        connection_id: None,
+    }
+}
+
+fn claims(campaign: &Campaign, users: std::ops::Range<u32>) -> Vec<Claim> {
+    users.map(|n| claim(campaign, &format!("user-{n}"), &format!("claim-{n}"))).collect()
+}
+
+async fn decide(issuer: &MemoryIssuer, claims: &[Claim]) -> Vec<Option<Outcome>> {
+    let decisions = issuer.decide(claims, Instant::now() + Duration::from_secs(7)).await;
+    let outcome = |(claim, verdict): (&Claim, &Option<Verdict>)| Some(verdict.as_ref()?.outcome_for(&claim.claim_id));
+    claims.iter().zip(&decisions.verdicts).map(outcome).collect()
+}
+
+fn count(outcomes: &[Option<Outcome>], outcome: Outcome) -> usize {
+    outcomes.iter().filter(|one| **one == Some(outcome)).count()
+}
+
+/// I1, I2 and I4: the books balance, and no user holds two.
+fn assert_books(ledger: &MemoryLedger, campaign: &Campaign, issued: usize) {
+    let coupons = ledger.coupons(&campaign.campaign_id);
+    assert_eq!(coupons.len(), issued);
+    let users: BTreeSet<&UserId> = coupons.iter().map(|coupon| &coupon.user_id).collect();
+    assert_eq!(users.len(), issued, "one per user");
+    let mut sum = 0;
+    for shard in ledger.shards(&campaign.campaign_id) {
+        assert_eq!(shard.remaining + shard.issued, shard.quota);
+        let taken = coupons.iter().filter(|coupon| coupon.shard == shard.shard).count();
+        assert_eq!(taken, shard.issued as usize, "shard {}", shard.shard);
+        sum += shard.quota;
+    }
+    assert_eq!(sum, campaign.total);
+}
+
+#[tokio::test(start_paused = true)]
+async fn exactly_the_stock_is_issued_and_the_rest_is_sold_out() {
+    for (total, users) in [(1, 64), (300, 1000), (500, 200), (2500, 3000), (99, 100), (7, 7)] {
+        let (ledger, campaign) = open(total);
+        let outcomes = decide(&issuer(&ledger), &claims(&campaign, 0..users)).await;
+        let winners = total.min(users) as usize;
+        assert_eq!(count(&outcomes, Outcome::Issued), winners);
+        assert_eq!(count(&outcomes, Outcome::SoldOut), users as usize - winners);
+        assert_books(&ledger, &campaign, winners);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_workers_at_once_issue_exactly_the_stock() {
+    let (ledger, campaign) = open(2500);
+    let workers: Vec<_> = (0..16).map(|_| issuer(&ledger)).collect();
+    let batches: Vec<_> = (0..16).map(|n| claims(&campaign, n * 200..(n + 1) * 200)).collect();
+    let decided = workers.iter().zip(&batches).map(|(worker, batch)| decide(worker, batch));
+    let outcomes: Vec<_> = futures_util::future::join_all(decided).await.concat();
+    assert_eq!(count(&outcomes, Outcome::Issued), 2500);
+    assert_eq!(count(&outcomes, Outcome::SoldOut), 700);
+    assert_books(&ledger, &campaign, 2500);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_batch_costs_one_transaction_per_99_coupons() {
+    let (ledger, campaign) = open(1000);
+    decide(&issuer(&ledger), &claims(&campaign, 0..1000)).await;
+    assert_eq!(ledger.issue_calls(), 1000_usize.div_ceil(MAX_CHUNK));
+}
+
+#[tokio::test(start_paused = true)]
+async fn losers_after_the_last_coupon_cost_no_transaction_and_no_stock_read() {
+    let (ledger, campaign) = open(10);
+    let worker = issuer(&ledger);
+    decide(&worker, &claims(&campaign, 0..11)).await;
+    let before = (ledger.issue_calls(), ledger.stock_reads());
+    let outcomes = decide(&worker, &claims(&campaign, 100..1100)).await;
+    assert_eq!(count(&outcomes, Outcome::SoldOut), 1000);
+    assert_eq!((ledger.issue_calls(), ledger.stock_reads()), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_redelivered_claim_gets_the_same_coupon_also_after_the_end() {
+    let (ledger, campaign) = open(1);
+    let winner = claims(&campaign, 0..1);
+    let deadline = Instant::now() + Duration::from_secs(7);
+    let first = issuer(&ledger).decide(&winner, deadline).await.verdicts;
+    ledger.close(&campaign.campaign_id, NOW);
+    let again = issuer(&ledger).decide(&winner, deadline).await.verdicts;
+    assert_eq!(first, again);
+    assert!(matches!(&first[0], Some(Verdict::Standing(_))));
+    let mut late = winner.clone();
+    late[0].requested_at = campaign.closes_at;
+    late[0].sent_at = campaign.closes_at;
+    assert_eq!(issuer(&ledger).decide(&late, deadline).await.verdicts, first, "a coupon stands before the window");
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_claims_of_one_user_win_one_coupon() {
+    let (ledger, campaign) = open(10);
+    let batch = [claim(&campaign, "u", "a"), claim(&campaign, "u", "a"), claim(&campaign, "u", "b")];
+    let outcomes = decide(&issuer(&ledger), &batch).await;
+    assert_eq!(outcomes, [Some(Outcome::Issued), Some(Outcome::Issued), Some(Outcome::AlreadyIssued)]);
+    assert_books(&ledger, &campaign, 1);
+    let outcomes = decide(&issuer(&ledger), &[claim(&campaign, "u", "c")]).await;
+    assert_eq!(outcomes, [Some(Outcome::AlreadyIssued)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_earliest_claim_inside_the_window_leads() {
+    let (ledger, campaign) = open(10);
+    let early = Claim { requested_at: NOW.plus_seconds(-1), ..claim(&campaign, "u", "early") };
+    let first = Claim { requested_at: NOW.plus_seconds(1), ..claim(&campaign, "u", "z-first") };
+    let second = Claim { requested_at: NOW.plus_seconds(2), ..claim(&campaign, "u", "a-second") };
+    let outcomes = decide(&issuer(&ledger), &[second, early, first]).await;
+    assert_eq!(
+        outcomes,
+        [Some(Outcome::AlreadyIssued), Some(Outcome::AlreadyIssued), Some(Outcome::Issued)]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claims_own_time_is_judged_against_the_window() {
+    let (ledger, campaign) = open(10);
+    let at = |user, requested_at| Claim { requested_at, sent_at: requested_at, ..claim(&campaign, user, "c") };
+    let future = Claim { requested_at: NOW.plus_seconds(61), ..claim(&campaign, "future", "c") };
+    let batch = [at("early", NOW.plus_seconds(-1)), at("late", campaign.closes_at), at("in", NOW), future];
+    let outcomes = decide(&issuer(&ledger), &batch).await;
+    let expected = [Outcome::NotOpen, Outcome::Closed, Outcome::Issued, Outcome::Rejected].map(Some);
+    assert_eq!(outcomes, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_foreign_or_absent_campaign_is_unknown() {
+    let (ledger, campaign) = open(10);
+    let foreign = Claim { partner_id: PartnerId::new("other").unwrap(), ..claim(&campaign, "u", "a") };
+    let absent = Claim { campaign_id: crate::CampaignId::mint(NOW, 99), ..claim(&campaign, "u", "b") };
+    let outcomes = decide(&issuer(&ledger), &[foreign, absent]).await;
+    assert_eq!(outcomes, [Some(Outcome::UnknownCampaign); 2]);
+    assert_books(&ledger, &campaign, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_issued_after_an_early_close() {
+    let (ledger, campaign) = open(10);
+    ledger.close(&campaign.campaign_id, NOW);
+    assert_eq!(count(&decide(&issuer(&ledger), &claims(&campaign, 0..5)).await, Outcome::Closed), 5);
+    assert_books(&ledger, &campaign, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_response_is_settled_by_the_identical_request() {
+    for fault in [Fault::LostAfterWrite, Fault::LostBeforeWrite, Fault::Throttled, Fault::StockBusy, Fault::Unexplained] {
+        let (ledger, campaign) = open(300);
+        ledger.fail_next([fault.clone(), fault.clone()]);
+        let outcomes = decide(&issuer(&ledger), &claims(&campaign, 0..99)).await;
+        assert_eq!(count(&outcomes, Outcome::Issued), 99, "{fault:?}");
+        assert_books(&ledger, &campaign, 99);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_repeat_says_nothing_of_the_first_try() {
+    let (ledger, campaign) = open(10);
+    ledger.fail_next([Fault::LostAfterWrite, Fault::Throttled]);
+    let outcomes = decide(&issuer(&ledger), &claims(&campaign, 0..10)).await;
+    assert_eq!(count(&outcomes, Outcome::Issued), 10);
+    assert_eq!(ledger.issue_calls(), 3, "the identical chunk until it is settled");
+    assert_books(&ledger, &campaign, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_stays_unknown_is_looked_up_and_the_rest_goes_back() {
+    let (ledger, campaign) = open(10);
+    ledger.fail_next(std::iter::once(Fault::LostAfterWrite).chain(vec![Fault::LostBeforeWrite; 10]));
+    let outcomes = decide(&issuer(&ledger), &claims(&campaign, 0..5)).await;
+    assert_eq!(count(&outcomes, Outcome::Issued), 5, "written, and found by the read");
+
+    let (ledger, campaign) = open(10);
+    ledger.fail_next(vec![Fault::LostBeforeWrite; 20]);
+    let outcomes = decide(&issuer(&ledger), &claims(&campaign, 0..5)).await;
+    assert_eq!(outcomes, [None; 5], "never refused for want of knowledge");
+    assert_books(&ledger, &campaign, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_on_one_coupon_holds_up_nobody_else() {
+    let (ledger, campaign) = open(300);
+    ledger.fail_next([Fault::CouponBusy(3)]);
+    let outcomes = decide(&issuer(&ledger), &claims(&campaign, 0..50)).await;
+    assert_eq!(count(&outcomes, Outcome::Issued), 50);
+    assert_eq!(ledger.issue_calls(), 3, "refused, the rest at once, the one later");
+    assert_books(&ledger, &campaign, 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_can_never_be_stored_is_rejected_alone() {
+    let (ledger, campaign) = open(300);
+    ledger.fail_next([Fault::CouponInvalid(0)]);
+    let outcomes = decide(&issuer(&ledger), &claims(&campaign, 0..50)).await;
+    assert_eq!((count(&outcomes, Outcome::Rejected), count(&outcomes, Outcome::Issued)), (1, 49));
+    assert_books(&ledger, &campaign, 49);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_standing_coupon_in_the_chunk_costs_the_others_nothing() {
+    let (ledger, campaign) = open(20);
+    let racer = issuer(&ledger);
+    decide(&racer, &claims(&campaign, 0..1)).await;
+    // The same user wins through another worker after this one has read: the transaction meets the coupon.
+    let standing = ledger.coupons(&campaign.campaign_id).remove(0);
+    let worker = issuer(&ledger);
+    let leaders = claims(&campaign, 0..10);
+    let mut sale = Sale::new(&worker, &campaign, Instant::now() + Duration::from_secs(7));
+    sale.serve(leaders.iter().collect()).await;
+    let (verdicts, tally) = sale.finish();
+    assert_eq!(verdicts[&standing.user_id], Verdict::Standing(standing));
+    assert_eq!((verdicts.len(), tally.issued), (10, 9));
+    assert_books(&ledger, &campaign, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_shard_is_damage_and_never_empty() {
+    let (ledger, campaign) = open(2500);
+    ledger.lose_shard(&campaign.campaign_id, 1);
+    assert_eq!(decide(&issuer(&ledger), &claims(&campaign, 0..5)).await, [None; 5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_waits_for_a_read_that_no_write_disturbs() {
+    let (ledger, campaign) = open(1);
+    let worker = issuer(&ledger);
+    decide(&worker, &claims(&campaign, 0..1)).await;
+    ledger.confirmations_busy(2);
+    assert_eq!(decide(&worker, &claims(&campaign, 1..3)).await, [Some(Outcome::SoldOut); 2]);
+    ledger.confirmations_busy(100);
+    assert_eq!(decide(&worker, &claims(&campaign, 3..5)).await, [None; 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_down_leaves_everything_undecided() {
+    let (ledger, campaign) = open(10);
+    ledger.fail(true);
+    assert_eq!(decide(&issuer(&ledger), &claims(&campaign, 0..3)).await, [None; 3]);
+    ledger.fail(false);
+    ledger.fail_next([Fault::Error]);
+    assert_eq!(decide(&issuer(&ledger), &claims(&campaign, 0..3)).await, [None; 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn deciding_ends_at_the_deadline() {
+    let (ledger, campaign) = open(10);
+    ledger.fail_next(vec![Fault::StockBusy; 10_000]);
+    let started = Instant::now();
+    let worker = issuer(&ledger);
+    let batch = claims(&campaign, 0..3);
+    let decisions = worker.decide(&batch, started + Duration::from_secs(2)).await;
+    assert_eq!(decisions.verdicts, [None, None, None]);
+    assert!(started.elapsed() <= Duration::from_millis(2100));
+}

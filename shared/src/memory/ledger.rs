@@ -1,0 +1,272 @@
+//! Campaigns, stock, coupons and marks in memory: one lock makes every operation atomic.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::{
+    Campaign, CampaignId, CampaignRecords, Chunk, ChunkOutcome, Confirmation, Coupon, CouponLedger, CouponReason, Mark,
+    PartnerId, PortError, SoldMarks, StandingCoupons, StockCounters, StockReason, StockShard, StockTicks, Timestamp,
+    UserId,
+};
+
+/// What the next call of [`CouponLedger::issue`] shall meet.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fault {
+    /// Nothing is written; the store asks for patience.
+    Throttled,
+    /// It is written, and the response is lost.
+    LostAfterWrite,
+    /// It is lost on the way.
+    LostBeforeWrite,
+    /// Somebody else is writing the stock counter.
+    StockBusy,
+    /// Somebody else is writing the coupon at this position.
+    CouponBusy(usize),
+    /// The coupon at this position can never be stored.
+    CouponInvalid(usize),
+    /// Cancelled without a single reason.
+    Unexplained,
+    /// The port fails.
+    Error,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    campaigns: HashMap<CampaignId, Campaign>,
+    stock: BTreeMap<(CampaignId, u16), StockShard>,
+    coupons: BTreeMap<(PartnerId, UserId, CampaignId), Coupon>,
+    sold: HashSet<CampaignId>,
+    ticks: HashMap<CampaignId, Timestamp>,
+    /// By attempt: what was applied. The whole chunk is compared, as the real token covers the whole request.
+    applied: HashMap<u128, Vec<Chunk>>,
+    faults: VecDeque<Fault>,
+    busy_confirmations: usize,
+    issue_calls: usize,
+    stock_reads: usize,
+    failing: bool,
+}
+
+/// A store in memory; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryLedger(Arc<Mutex<State>>);
+
+impl MemoryLedger {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stores a campaign with its whole stock.
+    pub fn add(&self, campaign: &Campaign) {
+        let mut state = self.state();
+        for (shard, quota) in campaign.quotas() {
+            let stock = StockShard { shard, remaining: quota, issued: 0, quota, closed_at: campaign.closed_at };
+            state.stock.insert((campaign.campaign_id.clone(), shard), stock);
+        }
+        state.campaigns.insert(campaign.campaign_id.clone(), campaign.clone());
+    }
+
+    /// Closes a campaign early: the record and every shard at once.
+    pub fn close(&self, id: &CampaignId, now: Timestamp) {
+        let mut state = self.state();
+        if let Some(campaign) = state.campaigns.get_mut(id) {
+            campaign.closed_at.get_or_insert(now);
+        }
+        state.stock.iter_mut().filter(|((of, _), _)| of == id).for_each(|(_, stock)| {
+            stock.closed_at.get_or_insert(now);
+        });
+    }
+
+    /// Loses a shard, as only damage can.
+    pub fn lose_shard(&self, id: &CampaignId, shard: u16) {
+        self.state().stock.remove(&(id.clone(), shard));
+    }
+
+    /// The next issues meet these, in order.
+    pub fn fail_next(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.state().faults.extend(faults);
+    }
+
+    /// The next so many transactional reads meet a write.
+    pub fn confirmations_busy(&self, times: usize) {
+        self.state().busy_confirmations = times;
+    }
+
+    /// From now on (or no more) every call fails.
+    pub fn fail(&self, failing: bool) {
+        self.state().failing = failing;
+    }
+
+    /// How often [`CouponLedger::issue`] was called.
+    pub fn issue_calls(&self) -> usize {
+        self.state().issue_calls
+    }
+
+    /// How often the stock was read.
+    pub fn stock_reads(&self) -> usize {
+        self.state().stock_reads
+    }
+
+    /// The campaign's coupons.
+    pub fn coupons(&self, id: &CampaignId) -> Vec<Coupon> {
+        self.state().coupons.values().filter(|coupon| coupon.campaign_id == *id).cloned().collect()
+    }
+
+    /// The campaign's shards.
+    pub fn shards(&self, id: &CampaignId) -> Vec<StockShard> {
+        self.state().stock.iter().filter(|((of, _), _)| of == id).map(|(_, stock)| *stock).collect()
+    }
+
+    fn check(&self, operation: &'static str) -> Result<(), PortError> {
+        if self.state().failing { Err(PortError::retry(operation, "told to fail")) } else { Ok(()) }
+    }
+}
+
+impl CampaignRecords for MemoryLedger {
+    async fn find(&self, id: &CampaignId) -> Result<Option<Campaign>, PortError> {
+        self.check("read the campaign")?;
+        Ok(self.state().campaigns.get(id).cloned())
+    }
+}
+
+impl StockCounters for MemoryLedger {
+    async fn stock(&self, campaign: &CampaignId, shards: &[u16]) -> Result<Vec<StockShard>, PortError> {
+        self.check("read the stock")?;
+        let mut state = self.state();
+        state.stock_reads += 1;
+        Ok(shards.iter().filter_map(|shard| state.stock.get(&(campaign.clone(), *shard)).copied()).collect())
+    }
+}
+
+impl StandingCoupons for MemoryLedger {
+    async fn coupon(
+        &self,
+        partner: &PartnerId,
+        user: &UserId,
+        campaign: &CampaignId,
+    ) -> Result<Option<Coupon>, PortError> {
+        self.check("read the coupon")?;
+        Ok(self.state().coupons.get(&(partner.clone(), user.clone(), campaign.clone())).cloned())
+    }
+}
+
+impl State {
+    fn standing(&self, campaign: &Campaign, users: &[UserId]) -> HashMap<UserId, Coupon> {
+        let key = |user: &UserId| (campaign.partner_id.clone(), user.clone(), campaign.campaign_id.clone());
+        users.iter().filter_map(|user| Some((user.clone(), self.coupons.get(&key(user))?.clone()))).collect()
+    }
+
+    fn issue(&mut self, chunk: &Chunk) -> ChunkOutcome {
+        if self.applied.get(&chunk.attempt).is_some_and(|applied| applied.contains(chunk)) {
+            return ChunkOutcome::Issued;
+        }
+        let size = u32::try_from(chunk.coupons.len()).unwrap_or(u32::MAX);
+        let stock_key = (chunk.campaign.campaign_id.clone(), chunk.shard);
+        let stock = match self.stock.get(&stock_key) {
+            None => StockReason::Missing,
+            Some(stock) if stock.closed_at.is_some() => StockReason::Closed,
+            Some(stock) if stock.remaining < size => StockReason::Short(stock.remaining),
+            Some(_) => StockReason::None,
+        };
+        let standing = self.standing(&chunk.campaign, &users(chunk));
+        let reason = |coupon: &Coupon| {
+            standing.get(&coupon.user_id).cloned().map_or(CouponReason::None, CouponReason::Stands)
+        };
+        let coupons: Vec<CouponReason> = chunk.coupons.iter().map(reason).collect();
+        if stock != StockReason::None || coupons.iter().any(|reason| *reason != CouponReason::None) {
+            return ChunkOutcome::Cancelled { stock, coupons };
+        }
+        if let Some(stock) = self.stock.get_mut(&stock_key) {
+            stock.remaining -= size;
+            stock.issued += size;
+        }
+        for coupon in &chunk.coupons {
+            let key = (coupon.partner_id.clone(), coupon.user_id.clone(), coupon.campaign_id.clone());
+            self.coupons.insert(key, coupon.clone());
+        }
+        self.applied.entry(chunk.attempt).or_default().push(chunk.clone());
+        ChunkOutcome::Issued
+    }
+}
+
+fn users(chunk: &Chunk) -> Vec<UserId> {
+    chunk.coupons.iter().map(|coupon| coupon.user_id.clone()).collect()
+}
+
+/// A cancellation with one reason at one position: 0 is the stock counter, coupons follow.
+fn cancelled(chunk: &Chunk, stock: StockReason, at: Option<(usize, CouponReason)>) -> ChunkOutcome {
+    let mut coupons = vec![CouponReason::None; chunk.coupons.len()];
+    if let Some((slot, (_, reason))) = at.and_then(|at| coupons.get_mut(at.0).map(|slot| (slot, at))) {
+        *slot = reason;
+    }
+    ChunkOutcome::Cancelled { stock, coupons }
+}
+
+impl CouponLedger for MemoryLedger {
+    async fn standing(&self, campaign: &Campaign, users: &[UserId]) -> Result<HashMap<UserId, Coupon>, PortError> {
+        self.check("read the coupons")?;
+        Ok(self.state().standing(campaign, users))
+    }
+
+    async fn issue(&self, chunk: &Chunk) -> Result<ChunkOutcome, PortError> {
+        self.check("issue the coupons")?;
+        let mut state = self.state();
+        state.issue_calls += 1;
+        Ok(match state.faults.pop_front() {
+            None => state.issue(chunk),
+            Some(Fault::Throttled) => ChunkOutcome::Throttled,
+            Some(Fault::LostBeforeWrite) => ChunkOutcome::Unknown,
+            Some(Fault::LostAfterWrite) => {
+                state.issue(chunk);
+                ChunkOutcome::Unknown
+            }
+            Some(Fault::StockBusy) => cancelled(chunk, StockReason::Busy, None),
+            Some(Fault::CouponBusy(at)) => cancelled(chunk, StockReason::None, Some((at, CouponReason::Busy))),
+            Some(Fault::CouponInvalid(at)) => cancelled(chunk, StockReason::None, Some((at, CouponReason::Invalid))),
+            Some(Fault::Unexplained) => cancelled(chunk, StockReason::None, None),
+            Some(Fault::Error) => return Err(PortError::reject("issue the coupons", "told to fail")),
+        })
+    }
+
+    async fn confirm(&self, campaign: &Campaign, users: &[UserId]) -> Result<Confirmation, PortError> {
+        self.check("confirm the coupons")?;
+        let mut state = self.state();
+        if state.busy_confirmations > 0 {
+            state.busy_confirmations -= 1;
+            return Ok(Confirmation::Busy);
+        }
+        Ok(Confirmation::Standing(state.standing(campaign, users)))
+    }
+}
+
+impl SoldMarks for MemoryLedger {
+    async fn mark_sold(&self, campaign: &Campaign) -> Result<Mark, PortError> {
+        self.check("mark the campaign sold out")?;
+        let new = self.state().sold.insert(campaign.campaign_id.clone());
+        Ok(if new { Mark::Set } else { Mark::Stood })
+    }
+
+    async fn is_sold(&self, campaign: &CampaignId) -> Result<bool, PortError> {
+        self.check("read the sold mark")?;
+        Ok(self.state().sold.contains(campaign))
+    }
+}
+
+impl StockTicks for MemoryLedger {
+    async fn mark(&self, campaign: &CampaignId, now: Timestamp, stale_after_seconds: i64) -> Result<Mark, PortError> {
+        self.check("mark the stock tick")?;
+        let mut state = self.state();
+        let stands =
+            state.ticks.get(campaign).is_some_and(|at| now.millis_since(*at) <= stale_after_seconds * 1000);
+        if stands {
+            return Ok(Mark::Stood);
+        }
+        state.ticks.insert(campaign.clone(), now);
+        Ok(Mark::Set)
+    }
+
+    async fn clear(&self, campaign: &CampaignId) -> Result<(), PortError> {
+        self.check("clear the stock tick")?;
+        self.state().ticks.remove(campaign);
+        Ok(())
+    }
+}

@@ -1,0 +1,277 @@
+//! The minute's round: a new snapshot for the doors, announcements that are due, repairs of those that were lost, and the
+//! audit that no coupon appeared or vanished.
+
+use std::collections::HashSet;
+
+use crate::{
+    ANNOUNCE_AHEAD_SECONDS, Announcement, BroadcastId, BroadcastJob, BroadcastOutbox, Campaign, CampaignId, Clock,
+    PortError, Snapshot, StockCounters, Timestamp, closed, delay_seconds, opened, sold_out,
+};
+
+/// A campaign leaves the snapshot so many seconds after its end (a day).
+const RETIRE_AFTER_SECONDS: i64 = 86_400;
+/// An announcement that was due longer ago than this, in seconds, is no news any more.
+const REPAIR_SECONDS: i64 = 3600;
+/// An announcement is given so long, in seconds, before it counts as lost.
+const REPAIR_GRACE_SECONDS: i64 = 20;
+
+/// The live campaigns (index `LIVE`).
+pub trait LiveCampaigns {
+    /// Every campaign that has not been retired. MUST see every creation that was answered before the call.
+    fn live(&self) -> impl Future<Output = Result<Vec<Campaign>, PortError>> + Send;
+    /// Those of which every shard was proved empty.
+    fn sold(&self) -> impl Future<Output = Result<HashSet<CampaignId>, PortError>> + Send;
+    /// Takes a campaign out of the index; repeating is harmless.
+    fn retire(&self, id: &CampaignId) -> impl Future<Output = Result<(), PortError>> + Send;
+}
+
+/// Whether a snapshot was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Publication {
+    /// Every replica has it.
+    Published,
+    /// A newer one stands.
+    Late,
+}
+
+/// Writes what the doors read.
+pub trait SnapshotStore {
+    /// Publishes the snapshot on every replica, unless a newer one stands. A reader sees all of it or nothing.
+    fn publish(&self, snapshot: &Snapshot) -> impl Future<Output = Result<Publication, PortError>> + Send;
+}
+
+/// Knows which announcements have gone out.
+pub trait AnnouncementRecords {
+    /// Those of these that have been handed to every page job.
+    fn fanned_out(
+        &self,
+        ids: &[BroadcastId],
+    ) -> impl Future<Output = Result<HashSet<BroadcastId>, PortError>> + Send;
+}
+
+/// What a round did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Round {
+    /// Campaigns in the snapshot.
+    pub campaigns: usize,
+    /// Announcements sent, delayed ones included.
+    pub announced: usize,
+    /// Campaigns taken out of the index.
+    pub retired: usize,
+    /// Campaigns whose counters do not add up. Anything but 0 is damage.
+    pub drifted: usize,
+    /// Whether another refresher was faster.
+    pub late: bool,
+}
+
+/// Runs a round.
+///
+/// # Errors
+/// [`PortError`] if the snapshot could not be made or written. The rest of the round is done as far as it can be, and
+/// the next one does it again.
+pub async fn refresh<S, B, K>(store: &S, broadcasts: &B, clock: &K) -> Result<Round, PortError>
+where
+    S: LiveCampaigns + SnapshotStore + AnnouncementRecords + StockCounters,
+    B: BroadcastOutbox,
+    K: Clock,
+{
+    let built_at = clock.now();
+    let (retired, campaigns): (Vec<_>, Vec<_>) =
+        store.live().await?.into_iter().partition(|campaign| is_over(campaign, built_at));
+    let snapshot = Snapshot { version: built_at.millis(), built_at, campaigns };
+    let publication = store.publish(&snapshot).await?;
+
+    let mut round = Round { campaigns: snapshot.campaigns.len(), ..Round::default() };
+    round.late = publication == Publication::Late;
+    for campaign in &retired {
+        match store.retire(&campaign.campaign_id).await {
+            Ok(()) => round.retired += 1,
+            Err(error) => warn(campaign, &error, "campaign not retired"),
+        }
+    }
+    match announce(store, broadcasts, &snapshot.campaigns, clock.now()).await {
+        Ok(announced) => round.announced = announced,
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "announcements not sent; next round tries again");
+        }
+    }
+    round.drifted = audit(store, &snapshot.campaigns).await;
+    Ok(round)
+}
+
+fn warn(campaign: &Campaign, error: &PortError, message: &str) {
+    tracing::warn!(campaign.id = %campaign.campaign_id, error = error as &dyn std::error::Error, "{message}");
+}
+
+fn is_over(campaign: &Campaign, now: Timestamp) -> bool {
+    campaign.ends_at().plus_seconds(RETIRE_AFTER_SECONDS) <= now
+}
+
+/// Sends what is due soon as delayed messages, and again what should have gone out, did not, and still holds. Sending
+/// one twice is harmless: its id is the same.
+async fn announce<S, B>(
+    store: &S,
+    broadcasts: &B,
+    campaigns: &[Campaign],
+    now: Timestamp,
+) -> Result<usize, PortError>
+where
+    S: LiveCampaigns + AnnouncementRecords,
+    B: BroadcastOutbox,
+{
+    let sold = store.sold().await?;
+    let wanted = |campaign: &Campaign| announcements(campaign, sold.contains(&campaign.campaign_id), now);
+    let wanted: Vec<Announcement> = campaigns.iter().flat_map(wanted).collect();
+    let ids: Vec<BroadcastId> = wanted.iter().map(|announcement| announcement.broadcast_id.clone()).collect();
+    let gone_out = store.fanned_out(&ids).await?;
+    let jobs: Vec<(BroadcastJob, u16)> = wanted
+        .into_iter()
+        .filter(|announcement| !gone_out.contains(&announcement.broadcast_id))
+        .map(|announcement| {
+            let delay = announcement.due_at.map_or(0, |due| delay_seconds(due, now));
+            (BroadcastJob::Announce(announcement), delay)
+        })
+        .collect();
+    broadcasts.send(&jobs).await?;
+    Ok(jobs.len())
+}
+
+/// What a campaign has to announce at `now`: due within [`ANNOUNCE_AHEAD_SECONDS`], or overdue and still true.
+fn announcements(campaign: &Campaign, sold: bool, now: Timestamp) -> Vec<Announcement> {
+    let open = now < campaign.ends_at();
+    let mut all = Vec::new();
+    if open && is_due(campaign.opens_at, campaign.created_at, now) {
+        all.push(opened(campaign));
+    }
+    if is_due(campaign.ends_at(), campaign.created_at, now) {
+        all.push(closed(campaign));
+    }
+    if open && sold {
+        all.push(sold_out(campaign));
+    }
+    all
+}
+
+/// Soon, or lost: past its time and the grace, but not so long that nobody cares. What the creating or closing call
+/// sends itself is given its grace from then.
+fn is_due(due: Timestamp, created_at: Timestamp, now: Timestamp) -> bool {
+    let ahead = due.millis_since(now);
+    let overdue = now.millis_since(due.max(created_at));
+    (1..=ANNOUNCE_AHEAD_SECONDS * 1000).contains(&ahead)
+        || (REPAIR_GRACE_SECONDS * 1000..=REPAIR_SECONDS * 1000).contains(&overdue)
+}
+
+/// Checks that each campaign's shards are all there and that `remaining + issued` adds up to its total. One shard is
+/// changed in one write, so this holds at every instant.
+async fn audit<S: StockCounters>(store: &S, campaigns: &[Campaign]) -> usize {
+    let mut drifted = 0;
+    for campaign in campaigns {
+        let shards: Vec<u16> = (0..campaign.shards).collect();
+        let stock = match store.stock(&campaign.campaign_id, &shards).await {
+            Ok(stock) => stock,
+            Err(error) => {
+                warn(campaign, &error, "stock not audited");
+                continue;
+            }
+        };
+        let sum: u64 = stock.iter().map(|shard| u64::from(shard.remaining) + u64::from(shard.issued)).sum();
+        if stock.len() != shards.len() || sum != u64::from(campaign.total) {
+            drifted += 1;
+            tracing::error!(
+                campaign.id = %campaign.campaign_id,
+                stock.sum = sum,
+                stock.total = campaign.total,
+                stock.shards_found = stock.len(),
+                stock.shards_expected = shards.len(),
+                "stock drift"
+            );
+        }
+    }
+    drifted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::AnnouncementKind;
+    use crate::memory::{MemoryClock, MemoryOutbox, MemoryRefreshStore, sample_campaign};
+
+    const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
+
+    async fn round(store: &MemoryRefreshStore, now: Timestamp) -> (Round, Vec<(AnnouncementKind, u16)>) {
+        let outbox = MemoryOutbox::default();
+        let round = refresh(store, &outbox, &MemoryClock::at(now)).await.unwrap();
+        let kind = |(job, delay): (BroadcastJob, u16)| match job {
+            BroadcastJob::Announce(announcement) => (announcement.kind, delay),
+            other => panic!("{other:?}"),
+        };
+        (round, outbox.broadcasts().into_iter().map(kind).collect())
+    }
+
+    #[tokio::test]
+    async fn an_opening_within_three_minutes_is_sent_delayed_and_never_early() {
+        let store = MemoryRefreshStore::default();
+        let mut campaign = sample_campaign(10, NOW);
+        campaign.opens_at = Timestamp::from_millis(NOW.millis() + 59_001);
+        store.add(&campaign);
+        assert_eq!(round(&store, NOW).await.1, [(AnnouncementKind::Opened, 60)]);
+    }
+
+    #[tokio::test]
+    async fn an_opening_further_away_waits_for_a_later_round() {
+        let store = MemoryRefreshStore::default();
+        let mut campaign = sample_campaign(10, NOW);
+        campaign.opens_at = NOW.plus_seconds(181);
+        store.add(&campaign);
+        assert_eq!(round(&store, NOW).await.1, []);
+    }
+
+    #[tokio::test]
+    async fn a_lost_opening_is_sent_again_while_it_holds_and_not_once_it_has_gone_out() {
+        let store = MemoryRefreshStore::default();
+        let campaign = sample_campaign(10, NOW);
+        store.add(&campaign);
+        assert_eq!(round(&store, NOW.plus_seconds(60)).await.1, [(AnnouncementKind::Opened, 0)]);
+        store.gone_out(&opened(&campaign).broadcast_id);
+        assert_eq!(round(&store, NOW.plus_seconds(60)).await.1, []);
+    }
+
+    #[tokio::test]
+    async fn a_campaign_closed_early_announces_its_end_and_no_opening() {
+        let store = MemoryRefreshStore::default();
+        let mut campaign = sample_campaign(10, NOW);
+        campaign.closed_at = Some(NOW.plus_seconds(30));
+        store.add(&campaign);
+        assert_eq!(round(&store, NOW.plus_seconds(60)).await.1, [(AnnouncementKind::Closed, 0)]);
+    }
+
+    #[tokio::test]
+    async fn a_campaign_leaves_a_day_after_its_end() {
+        let store = MemoryRefreshStore::default();
+        let campaign = sample_campaign(10, NOW);
+        store.add(&campaign);
+        let end = campaign.closes_at.plus_seconds(RETIRE_AFTER_SECONDS);
+        assert_eq!(round(&store, end.plus_seconds(-1)).await.0.campaigns, 1);
+        let last = round(&store, end).await.0;
+        assert_eq!((last.campaigns, last.retired), (0, 1));
+        assert_eq!(store.published().unwrap().campaigns, []);
+    }
+
+    #[tokio::test]
+    async fn a_missing_shard_is_drift() {
+        let store = MemoryRefreshStore::default();
+        let campaign = sample_campaign(2500, NOW);
+        store.add(&campaign);
+        assert_eq!(round(&store, NOW).await.0.drifted, 0);
+        store.ledger.lose_shard(&campaign.campaign_id, 1);
+        assert_eq!(round(&store, NOW).await.0.drifted, 1);
+    }
+
+    #[tokio::test]
+    async fn an_older_snapshot_never_replaces_a_newer_one() {
+        let store = MemoryRefreshStore::default();
+        assert!(!round(&store, NOW.plus_seconds(60)).await.0.late);
+        assert!(round(&store, NOW).await.0.late);
+        assert_eq!(store.published().unwrap().built_at, NOW.plus_seconds(60));
+    }
+}
