@@ -2,8 +2,8 @@
 //! again sends the same.
 
 use crate::{
-    Announcement, AnnouncementKind, BroadcastId, Campaign, FrameBody, ServerFrame, Timestamp, Topic,
-    MAX_DELAY_SECONDS,
+    Announcement, AnnouncementKind, BroadcastId, Campaign, FrameBody, MAX_DELAY_SECONDS,
+    ServerFrame, Timestamp, Topic,
 };
 
 /// Announcements due within this many seconds are sent now, as delayed messages: the refresher runs every minute, and
@@ -12,21 +12,48 @@ pub const ANNOUNCE_AHEAD_SECONDS: i64 = 180;
 
 /// Claims count from now on.
 pub fn opened(campaign: &Campaign) -> Announcement {
-    let body = FrameBody::CampaignOpened { campaign_id: campaign.campaign_id.clone() };
+    let body = FrameBody::CampaignOpened {
+        campaign_id: campaign.campaign_id.clone(),
+    };
     let (due, void) = (Some(campaign.opens_at), Some(campaign.ends_at()));
-    announcement(campaign, AnnouncementKind::Opened, "campaign.opened", body, due, void)
+    announcement(
+        campaign,
+        AnnouncementKind::Opened,
+        "campaign.opened",
+        body,
+        due,
+        void,
+    )
 }
 
 /// Every coupon has gone.
 pub fn sold_out(campaign: &Campaign) -> Announcement {
-    let body = FrameBody::CampaignSoldOut { campaign_id: campaign.campaign_id.clone() };
-    announcement(campaign, AnnouncementKind::SoldOut, "campaign.sold_out", body, None, None)
+    let body = FrameBody::CampaignSoldOut {
+        campaign_id: campaign.campaign_id.clone(),
+    };
+    announcement(
+        campaign,
+        AnnouncementKind::SoldOut,
+        "campaign.sold_out",
+        body,
+        None,
+        None,
+    )
 }
 
 /// Claims no longer count.
 pub fn closed(campaign: &Campaign) -> Announcement {
-    let body = FrameBody::CampaignClosed { campaign_id: campaign.campaign_id.clone() };
-    announcement(campaign, AnnouncementKind::Closed, "campaign.closed", body, Some(campaign.ends_at()), None)
+    let body = FrameBody::CampaignClosed {
+        campaign_id: campaign.campaign_id.clone(),
+    };
+    announcement(
+        campaign,
+        AnnouncementKind::Closed,
+        "campaign.closed",
+        body,
+        Some(campaign.ends_at()),
+        None,
+    )
 }
 
 fn announcement(
@@ -39,7 +66,10 @@ fn announcement(
 ) -> Announcement {
     let broadcast_id = BroadcastId::derived(&["announcement", campaign.campaign_id.as_str(), name]);
     Announcement {
-        frame: ServerFrame { id: broadcast_id.to_string(), body },
+        frame: ServerFrame {
+            id: broadcast_id.to_string(),
+            body,
+        },
         broadcast_id,
         partner_id: campaign.partner_id.clone(),
         topic: Topic::Campaign(campaign.campaign_id.clone()),
@@ -53,7 +83,9 @@ fn announcement(
 /// [`MAX_DELAY_SECONDS`].
 pub fn delay_seconds(due: Timestamp, now: Timestamp) -> u16 {
     let millis = due.millis_since(now).max(0);
-    u16::try_from((millis + 999) / 1000).unwrap_or(MAX_DELAY_SECONDS).min(MAX_DELAY_SECONDS)
+    u16::try_from((millis + 999) / 1000)
+        .unwrap_or(MAX_DELAY_SECONDS)
+        .min(MAX_DELAY_SECONDS)
 }
 
 #[cfg(test)]

@@ -2,26 +2,25 @@
 //!
 //! Every client has pinned time-outs and retries: the SDK's defaults have no attempt time-out and may change.
 
-mod catalog;
 mod batch;
 mod campaigns;
+mod catalog;
 mod connections;
+#[cfg(feature = "contract")]
+pub mod contract;
 mod error;
 mod item;
-mod ledger;
-mod queues;
-mod snapshots;
 mod keys;
+mod ledger;
+#[cfg(feature = "operator")]
+pub mod operator;
 mod pusher;
+mod queues;
+#[cfg(test)]
+mod replay;
 mod reports;
 mod secret;
-
-pub use catalog::*;
-pub use connections::*;
-pub use keys::*;
-pub use pusher::*;
-pub use reports::*;
-pub use secret::*;
+mod snapshots;
 
 use std::time::Duration;
 
@@ -29,9 +28,15 @@ use aws_config::{BehaviorVersion, SdkConfig, retry::RetryConfig, timeout::Timeou
 use thiserror::Error;
 
 pub use campaigns::DynamoCampaigns;
+pub use catalog::*;
+pub use connections::*;
+pub use keys::*;
 pub use ledger::{DynamoCoupons, DynamoLedger};
-pub use snapshots::DynamoSnapshots;
+pub use pusher::*;
 pub use queues::{SqsBroadcasts, SqsClaims, SqsDeliveries, SqsReturns};
+pub use reports::*;
+pub use secret::*;
+pub use snapshots::DynamoSnapshots;
 
 /// How long a connection may take to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -46,7 +51,9 @@ const INITIAL_BACKOFF: Duration = Duration::from_millis(50);
 
 /// An environment variable that the function needs.
 #[derive(Debug, Error)]
-#[error("environment variable {name} is {complaint}: template.yaml sets it; locally, `make watch` does")]
+#[error(
+    "environment variable {name} is {complaint}: template.yaml sets it; locally, `make watch` does"
+)]
 pub struct EnvironmentError {
     name: &'static str,
     complaint: &'static str,
@@ -57,8 +64,14 @@ pub struct EnvironmentError {
 /// # Errors
 /// [`EnvironmentError`] that names it.
 pub fn variable(name: &'static str) -> Result<String, EnvironmentError> {
-    let text = std::env::var(name).map_err(|_| EnvironmentError { name, complaint: "missing" })?;
-    (!text.is_empty()).then_some(text).ok_or(EnvironmentError { name, complaint: "empty" })
+    let text = std::env::var(name).map_err(|_| EnvironmentError {
+        name,
+        complaint: "missing",
+    })?;
+    (!text.is_empty()).then_some(text).ok_or(EnvironmentError {
+        name,
+        complaint: "empty",
+    })
 }
 
 /// Credentials, Region, endpoint, time-outs and retries, read once per cold start.
@@ -75,8 +88,9 @@ impl Aws {
             .operation_attempt_timeout(ATTEMPT_TIMEOUT)
             .operation_timeout(OPERATION_TIMEOUT)
             .build();
-        let retries =
-            RetryConfig::standard().with_max_attempts(MAX_ATTEMPTS).with_initial_backoff(INITIAL_BACKOFF);
+        let retries = RetryConfig::standard()
+            .with_max_attempts(MAX_ATTEMPTS)
+            .with_initial_backoff(INITIAL_BACKOFF);
         let config = aws_config::defaults(BehaviorVersion::latest())
             .timeout_config(timeouts)
             .retry_config(retries)

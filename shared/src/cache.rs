@@ -51,8 +51,17 @@ pub struct Cached<T, K> {
 impl<T, K: Clock> Cached<T, K> {
     /// An empty cache.
     pub fn new(clock: K, freshness: Freshness) -> Self {
-        let state = Mutex::new(State { entry: None, loads: 0, failure: None });
-        Self { clock, freshness, state, loading: tokio::sync::Mutex::new(()) }
+        let state = Mutex::new(State {
+            entry: None,
+            loads: 0,
+            failure: None,
+        });
+        Self {
+            clock,
+            freshness,
+            state,
+            loading: tokio::sync::Mutex::new(()),
+        }
     }
 
     /// The value. If there is none, one caller loads and the others wait for it; if it is old, one caller loads and
@@ -84,7 +93,10 @@ impl<T, K: Clock> Cached<T, K> {
         }
     }
 
-    async fn load(&self, load: impl AsyncFnOnce() -> Result<T, PortError>) -> Result<Arc<T>, Arc<PortError>> {
+    async fn load(
+        &self,
+        load: impl AsyncFnOnce() -> Result<T, PortError>,
+    ) -> Result<Arc<T>, Arc<PortError>> {
         // The age counts from before the load: the value may be as old as that.
         let loaded_at = self.clock.now();
         let loaded = load().await;
@@ -94,16 +106,25 @@ impl<T, K: Clock> Cached<T, K> {
             Ok(value) => {
                 let value = Arc::new(value);
                 let jitter = fastrand::i64(0..=self.freshness.jitter_millis.max(0));
-                let fresh_until = Timestamp::from_millis(loaded_at.millis() + self.freshness.ttl_millis - jitter);
-                state.entry = Some(Entry { value: Arc::clone(&value), loaded_at, fresh_until });
+                let fresh_until =
+                    Timestamp::from_millis(loaded_at.millis() + self.freshness.ttl_millis - jitter);
+                state.entry = Some(Entry {
+                    value: Arc::clone(&value),
+                    loaded_at,
+                    fresh_until,
+                });
                 state.failure = None;
                 Ok(value)
             }
             Err(failure) => {
-                tracing::warn!(error = &failure as &dyn std::error::Error, "cache not refreshed");
+                tracing::warn!(
+                    error = &failure as &dyn std::error::Error,
+                    "cache not refreshed"
+                );
                 let failure = Arc::new(failure);
                 if let Some(entry) = &mut state.entry {
-                    entry.fresh_until = Timestamp::from_millis(loaded_at.millis() + self.freshness.retry_millis);
+                    entry.fresh_until =
+                        Timestamp::from_millis(loaded_at.millis() + self.freshness.retry_millis);
                 }
                 state.failure = Some(Arc::clone(&failure));
                 Err(failure)
@@ -114,7 +135,9 @@ impl<T, K: Clock> Cached<T, K> {
     fn find(&self) -> Found<T> {
         let now = self.clock.now();
         match &self.state().entry {
-            Some(entry) if now.millis_since(entry.loaded_at) > self.freshness.max_stale_millis => Found::Nothing,
+            Some(entry) if now.millis_since(entry.loaded_at) > self.freshness.max_stale_millis => {
+                Found::Nothing
+            }
             Some(entry) if now < entry.fresh_until => Found::Fresh(Arc::clone(&entry.value)),
             Some(entry) => Found::Stale(Arc::clone(&entry.value)),
             None => Found::Nothing,
@@ -143,8 +166,12 @@ mod tests {
     use super::*;
     use crate::memory::MemoryClock;
 
-    const FRESHNESS: Freshness =
-        Freshness { ttl_millis: 10_000, jitter_millis: 0, max_stale_millis: 60_000, retry_millis: 1000 };
+    const FRESHNESS: Freshness = Freshness {
+        ttl_millis: 10_000,
+        jitter_millis: 0,
+        max_stale_millis: 60_000,
+        retry_millis: 1000,
+    };
 
     struct Source {
         loads: AtomicUsize,
@@ -152,13 +179,23 @@ mod tests {
     }
 
     impl Source {
-        const GOOD: fn() -> Self = || Self { loads: AtomicUsize::new(0), failing: false };
-        const BAD: fn() -> Self = || Self { loads: AtomicUsize::new(0), failing: true };
+        const GOOD: fn() -> Self = || Self {
+            loads: AtomicUsize::new(0),
+            failing: false,
+        };
+        const BAD: fn() -> Self = || Self {
+            loads: AtomicUsize::new(0),
+            failing: true,
+        };
 
         async fn load(&self) -> Result<usize, PortError> {
             let load = self.loads.fetch_add(1, Ordering::SeqCst);
             sleep(Duration::from_millis(100)).await;
-            if self.failing { Err(PortError::retry("load", "told to fail")) } else { Ok(load) }
+            if self.failing {
+                Err(PortError::retry("load", "told to fail"))
+            } else {
+                Ok(load)
+            }
         }
 
         fn loads(&self) -> usize {
@@ -198,12 +235,25 @@ mod tests {
         clock.advance_millis(10_001);
         let timed = async || {
             let started = Instant::now();
-            (*cache.get(async || source.load().await).await.unwrap(), started.elapsed())
+            (
+                *cache.get(async || source.load().await).await.unwrap(),
+                started.elapsed(),
+            )
         };
         let read = join_all((0..1000).map(|_| timed())).await;
         assert_eq!(source.loads(), 2);
-        assert_eq!(read.iter().filter(|(value, took)| *value == 1 && *took >= Duration::from_millis(100)).count(), 1);
-        assert_eq!(read.iter().filter(|(value, took)| *value == 0 && took.is_zero()).count(), 999);
+        assert_eq!(
+            read.iter()
+                .filter(|(value, took)| *value == 1 && *took >= Duration::from_millis(100))
+                .count(),
+            1
+        );
+        assert_eq!(
+            read.iter()
+                .filter(|(value, took)| *value == 0 && took.is_zero())
+                .count(),
+            999
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -217,7 +267,10 @@ mod tests {
         }
         assert_eq!(bad.loads(), 6);
         clock.advance_millis(1);
-        assert!(cache.get(async || bad.load().await).await.is_err(), "older than max-stale");
+        assert!(
+            cache.get(async || bad.load().await).await.is_err(),
+            "older than max-stale"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -103,12 +103,29 @@ impl NewCampaign {
         now: Timestamp,
     ) -> Result<Campaign, InvalidValue> {
         let opens_at = self.opens_at.unwrap_or(now);
-        let closes_at = self.closes_at.unwrap_or(opens_at.plus_seconds(DEFAULT_WINDOW_SECONDS));
-        let coupon_ttl_seconds = self.coupon_ttl_seconds.unwrap_or(DEFAULT_COUPON_TTL_SECONDS);
-        let benefit_bytes = self.benefit.as_ref().map_or(0, |benefit| benefit.to_string().len());
-        let require = |holds: bool, field, expected| holds.then_some(()).ok_or(InvalidValue { field, expected });
-        require((1..=128).contains(&self.title.chars().count()), "title", "1 to 128 characters")?;
-        require((1..=MAX_TOTAL).contains(&self.total), "total", "1 to 10000000")?;
+        let closes_at = self
+            .closes_at
+            .unwrap_or(opens_at.plus_seconds(DEFAULT_WINDOW_SECONDS));
+        let coupon_ttl_seconds = self
+            .coupon_ttl_seconds
+            .unwrap_or(DEFAULT_COUPON_TTL_SECONDS);
+        let benefit_bytes = self
+            .benefit
+            .as_ref()
+            .map_or(0, |benefit| benefit.to_string().len());
+        let require = |holds: bool, field, expected| {
+            holds.then_some(()).ok_or(InvalidValue { field, expected })
+        };
+        require(
+            (1..=128).contains(&self.title.chars().count()),
+            "title",
+            "1 to 128 characters",
+        )?;
+        require(
+            (1..=MAX_TOTAL).contains(&self.total),
+            "total",
+            "1 to 10000000",
+        )?;
         require(opens_at < closes_at, "closesAt", "later than opensAt")?;
         require(now < closes_at, "closesAt", "in the future")?;
         require(
@@ -135,7 +152,9 @@ impl NewCampaign {
 
 /// Over how many counters a stock of `total` is spread: one per [`COUPONS_PER_SHARD`], at most [`MAX_SHARDS`].
 pub fn shards_for(total: u32) -> u16 {
-    let wanted = total.div_ceil(COUPONS_PER_SHARD).clamp(1, u32::from(MAX_SHARDS));
+    let wanted = total
+        .div_ceil(COUPONS_PER_SHARD)
+        .clamp(1, u32::from(MAX_SHARDS));
     u16::try_from(wanted).unwrap_or(MAX_SHARDS)
 }
 
@@ -144,7 +163,8 @@ impl Campaign {
     pub fn quotas(&self) -> impl Iterator<Item = (u16, u32)> + use<> {
         let shards = u32::from(self.shards.max(1));
         let (base, extra) = (self.total / shards, self.total % shards);
-        (0..self.shards.max(1)).map(move |shard| (shard, base + u32::from(u32::from(shard) < extra)))
+        (0..self.shards.max(1))
+            .map(move |shard| (shard, base + u32::from(u32::from(shard) < extra)))
     }
 
     /// Where the campaign is at `now`, given whether every shard was proved empty.
@@ -171,7 +191,8 @@ impl Campaign {
 
     /// When its claims ended or will end.
     pub fn ends_at(&self) -> Timestamp {
-        self.closed_at.map_or(self.closes_at, |closed| closed.min(self.closes_at))
+        self.closed_at
+            .map_or(self.closes_at, |closed| closed.min(self.closes_at))
     }
 }
 
@@ -189,17 +210,23 @@ mod tests {
             benefit: None,
         };
         let now = Timestamp::from_millis(1_790_000_000_000);
-        new.into_campaign(CampaignId::mint(now, 1), PartnerId::new("p").unwrap(), now).unwrap()
+        new.into_campaign(CampaignId::mint(now, 1), PartnerId::new("p").unwrap(), now)
+            .unwrap()
     }
 
     #[test]
     fn quotas_add_up_to_the_total() {
-        for total in [1, 2, 63, 64, 999, 1000, 1001, 63_999, 64_000, 100_003, MAX_TOTAL] {
+        for total in [
+            1, 2, 63, 64, 999, 1000, 1001, 63_999, 64_000, 100_003, MAX_TOTAL,
+        ] {
             let campaign = campaign(total);
             let quotas: Vec<u32> = campaign.quotas().map(|(_, quota)| quota).collect();
             assert_eq!(quotas.iter().sum::<u32>(), total);
             assert_eq!(quotas.len(), usize::from(campaign.shards));
-            assert!(quotas.iter().all(|quota| *quota > 0), "no shard starts empty");
+            assert!(
+                quotas.iter().all(|quota| *quota > 0),
+                "no shard starts empty"
+            );
             assert!(quotas.iter().max().unwrap() - quotas.iter().min().unwrap() <= 1);
         }
     }
@@ -210,14 +237,20 @@ mod tests {
         let before = Timestamp::from_millis(campaign.opens_at.millis() - 1);
         assert_eq!(campaign.refusal_at(before), Some(Outcome::NotOpen));
         assert_eq!(campaign.refusal_at(campaign.opens_at), None);
-        assert_eq!(campaign.refusal_at(campaign.closes_at), Some(Outcome::Closed));
+        assert_eq!(
+            campaign.refusal_at(campaign.closes_at),
+            Some(Outcome::Closed)
+        );
     }
 
     #[test]
     fn a_field_out_of_bounds_is_named() {
-        let new: NewCampaign = serde_json::from_value(serde_json::json!({"title": "t", "total": 0})).unwrap();
+        let new: NewCampaign =
+            serde_json::from_value(serde_json::json!({"title": "t", "total": 0})).unwrap();
         let now = Timestamp::from_millis(0);
-        let error = new.into_campaign(CampaignId::mint(now, 1), PartnerId::new("p").unwrap(), now).unwrap_err();
+        let error = new
+            .into_campaign(CampaignId::mint(now, 1), PartnerId::new("p").unwrap(), now)
+            .unwrap_err();
         assert_eq!(error.field, "total");
     }
 
@@ -226,6 +259,9 @@ mod tests {
         let mut campaign = campaign(1);
         campaign.closed_at = Some(campaign.opens_at);
         assert_eq!(campaign.phase(campaign.opens_at, true), Phase::Closed);
-        assert_eq!(campaign.phase(Timestamp::from_millis(0), false), Phase::Closed);
+        assert_eq!(
+            campaign.phase(Timestamp::from_millis(0), false),
+            Phase::Closed
+        );
     }
 }

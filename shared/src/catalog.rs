@@ -6,8 +6,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    AnnouncementKind, BroadcastId, Campaign, CampaignId, Coupon, InvalidValue, MEMBERSHIP_SHARDS, PartnerId, PortError,
-    Timestamp, Topic, UserId,
+    AnnouncementKind, BroadcastId, Campaign, CampaignId, Coupon, InvalidValue, MEMBERSHIP_SHARDS,
+    PartnerId, PortError, Timestamp, Topic, UserId,
 };
 
 /// How long an `Idempotency-Key` of a campaign's creation is remembered, in seconds.
@@ -18,7 +18,10 @@ pub const REPORT_SECONDS: i64 = 7 * 86_400;
 
 /// SHA-256 in hex.
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Whether DynamoDB can store the JSON and give it back unchanged: named members, modest depth, and numbers within its
@@ -26,12 +29,15 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 pub fn is_storable(value: &Value) -> bool {
     fn fits(value: &Value, depth: u8) -> bool {
         match value {
-            Value::Number(number) => {
-                number.as_f64().is_none_or(|n| n == 0.0 || (1e-129..1e125).contains(&n.abs()))
-            }
+            Value::Number(number) => number
+                .as_f64()
+                .is_none_or(|n| n == 0.0 || (1e-129..1e125).contains(&n.abs())),
             Value::Array(items) => depth > 0 && items.iter().all(|item| fits(item, depth - 1)),
             Value::Object(members) => {
-                depth > 0 && members.iter().all(|(name, member)| !name.is_empty() && fits(member, depth - 1))
+                depth > 0
+                    && members
+                        .iter()
+                        .all(|(name, member)| !name.is_empty() && fits(member, depth - 1))
             }
             Value::Null | Value::Bool(_) | Value::String(_) => true,
         }
@@ -80,7 +86,11 @@ pub trait CampaignCatalog {
 
     /// Closes the record and every stock shard at one instant; once `Ok`, nothing more is issued. Repeating is harmless
     /// and gives the first closing's time.
-    fn close(&self, campaign: &Campaign, now: Timestamp) -> impl Future<Output = Result<Timestamp, PortError>> + Send;
+    fn close(
+        &self,
+        campaign: &Campaign,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Timestamp, PortError>> + Send;
 
     /// The partner's campaigns behind `after`, newest first, at most `limit` (up to 100).
     /// MUST see every write that was answered before the call.
@@ -116,7 +126,8 @@ pub struct ReportRecord {
 impl ReportRecord {
     /// Whether `other` asks for the same announcement, whatever has become of either.
     pub fn asks_the_same(&self, other: &Self) -> bool {
-        (&self.partner_id, &self.topic, &self.body_sha256) == (&other.partner_id, &other.topic, &other.body_sha256)
+        (&self.partner_id, &self.topic, &self.body_sha256)
+            == (&other.partner_id, &other.topic, &other.body_sha256)
     }
 }
 
@@ -152,7 +163,10 @@ pub enum BroadcastStatus {
 /// How an announcement has gone so far, summed over its pages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields are the interface's, and those of PageCounts")]
+#[expect(
+    missing_docs,
+    reason = "the fields are the interface's, and those of PageCounts"
+)]
 pub struct BroadcastReport {
     #[serde(skip)]
     pub partner_id: PartnerId,
@@ -169,18 +183,27 @@ pub struct BroadcastReport {
 impl BroadcastReport {
     /// The sum. It is finished when every page was sent on its way and all of them are done.
     pub fn sum(record: &ReportRecord, pages: &[PageCounts]) -> Self {
-        let all_done = pages.iter().filter(|page| page.done).count() >= usize::from(MEMBERSHIP_SHARDS);
+        let all_done =
+            pages.iter().filter(|page| page.done).count() >= usize::from(MEMBERSHIP_SHARDS);
         let finished = record.fanned_out && all_done;
         let total = |count: fn(&PageCounts) -> u64| pages.iter().map(count).sum();
         Self {
             partner_id: record.partner_id.clone(),
-            status: if finished { BroadcastStatus::Finished } else { BroadcastStatus::Running },
+            status: if finished {
+                BroadcastStatus::Finished
+            } else {
+                BroadcastStatus::Running
+            },
             seen: total(|page| page.seen),
             sent: total(|page| page.sent),
             gone: total(|page| page.gone),
             failed: total(|page| page.failed),
             started_at: record.created_at,
-            finished_at: pages.iter().filter_map(|page| page.finished_at).max().filter(|_| finished),
+            finished_at: pages
+                .iter()
+                .filter_map(|page| page.finished_at)
+                .max()
+                .filter(|_| finished),
         }
     }
 }
@@ -195,7 +218,10 @@ pub trait BroadcastReports {
     ) -> impl Future<Output = Result<ReportRecord, PortError>> + Send;
 
     /// The report, `None` if there is none (any more).
-    fn report(&self, id: &BroadcastId) -> impl Future<Output = Result<Option<BroadcastReport>, PortError>> + Send;
+    fn report(
+        &self,
+        id: &BroadcastId,
+    ) -> impl Future<Output = Result<Option<BroadcastReport>, PortError>> + Send;
 }
 
 /// Lists users' coupons.
@@ -222,8 +248,12 @@ impl IdempotencyKey {
     /// [`InvalidValue`] if it is not 1 to 255 visible ASCII characters.
     pub fn new(text: impl Into<String>) -> Result<Self, InvalidValue> {
         let text = text.into();
-        let fits = (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
-        let invalid = InvalidValue { field: "Idempotency-Key", expected: "1 to 255 visible ASCII characters" };
+        let fits = (1..=255).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
+        let invalid = InvalidValue {
+            field: "Idempotency-Key",
+            expected: "1 to 255 visible ASCII characters",
+        };
         fits.then_some(Self(text)).ok_or(invalid)
     }
 
@@ -253,28 +283,54 @@ mod tests {
 
     fn page(done: bool, at: i64) -> PageCounts {
         let finished_at = done.then(|| Timestamp::from_millis(at));
-        PageCounts { seen: 6, sent: 3, gone: 2, failed: 1, done, finished_at }
+        PageCounts {
+            seen: 6,
+            sent: 3,
+            gone: 2,
+            failed: 1,
+            done,
+            finished_at,
+        }
     }
 
     #[test]
     fn a_report_is_finished_once_every_page_was_sent_and_is_done() {
-        let mut pages: Vec<_> = (0..MEMBERSHIP_SHARDS).map(|n| page(true, i64::from(n))).collect();
+        let mut pages: Vec<_> = (0..MEMBERSHIP_SHARDS)
+            .map(|n| page(true, i64::from(n)))
+            .collect();
         let report = BroadcastReport::sum(&record(true), &pages);
         assert_eq!(report.status, BroadcastStatus::Finished);
-        assert_eq!(report.finished_at, Some(Timestamp::from_millis(i64::from(MEMBERSHIP_SHARDS) - 1)));
-        assert_eq!((report.seen, report.sent, report.gone, report.failed), (48, 24, 16, 8));
+        assert_eq!(
+            report.finished_at,
+            Some(Timestamp::from_millis(i64::from(MEMBERSHIP_SHARDS) - 1))
+        );
+        assert_eq!(
+            (report.seen, report.sent, report.gone, report.failed),
+            (48, 24, 16, 8)
+        );
 
-        assert_eq!(BroadcastReport::sum(&record(false), &pages).status, BroadcastStatus::Running);
+        assert_eq!(
+            BroadcastReport::sum(&record(false), &pages).status,
+            BroadcastStatus::Running
+        );
         pages[3] = page(false, 0);
         let report = BroadcastReport::sum(&record(true), &pages);
-        assert_eq!((report.status, report.finished_at), (BroadcastStatus::Running, None));
+        assert_eq!(
+            (report.status, report.finished_at),
+            (BroadcastStatus::Running, None)
+        );
         pages.remove(3);
-        assert_eq!(BroadcastReport::sum(&record(true), &pages).status, BroadcastStatus::Running);
+        assert_eq!(
+            BroadcastReport::sum(&record(true), &pages).status,
+            BroadcastStatus::Running
+        );
     }
 
     #[test]
     fn what_the_store_could_not_give_back_is_not_storable() {
-        assert!(is_storable(&json!({"percent": 10, "of": [1.5, null, "x", {"y": 0}]})));
+        assert!(is_storable(
+            &json!({"percent": 10, "of": [1.5, null, "x", {"y": 0}]})
+        ));
         assert!(!is_storable(&json!({"": 1})));
         assert!(!is_storable(&json!(1e300)));
         assert!(!is_storable(&json!(1e-200)));

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{CampaignId, ClaimId, ConnectionId, Coupon, InvalidValue, PartnerId, Timestamp, UserId};
+use crate::{
+    CampaignId, ClaimId, ConnectionId, Coupon, InvalidValue, PartnerId, Timestamp, UserId,
+};
 
 /// The only version of the claim message.
 pub const CLAIM_MESSAGE_VERSION: u8 = 1;
@@ -188,17 +190,24 @@ mod tests {
     const SENT: Timestamp = Timestamp::EPOCH;
 
     fn body(extra: &str) -> String {
-        format!(r#"{{"version":1,"claimId":"c","partnerId":"p","campaignId":"k","userId":"u"{extra}}}"#)
+        format!(
+            r#"{{"version":1,"claimId":"c","partnerId":"p","campaignId":"k","userId":"u"{extra}}}"#
+        )
     }
 
     #[test]
     fn a_claim_without_a_time_has_the_queues() {
-        assert_eq!(ClaimMessage::parse(&body(""), SENT).unwrap().requested_at, SENT);
+        assert_eq!(
+            ClaimMessage::parse(&body(""), SENT).unwrap().requested_at,
+            SENT
+        );
     }
 
     #[test]
     fn a_claim_more_than_a_minute_ahead_is_from_the_future() {
-        let claim = |at: &str| ClaimMessage::parse(&body(&format!(r#","requestedAt":"{at}""#)), SENT).unwrap();
+        let claim = |at: &str| {
+            ClaimMessage::parse(&body(&format!(r#","requestedAt":"{at}""#)), SENT).unwrap()
+        };
         assert!(!claim("1970-01-01T00:01:00Z").is_from_the_future());
         assert!(claim("1970-01-01T00:01:00.001Z").is_from_the_future());
     }
@@ -209,7 +218,10 @@ mod tests {
             ("hello".to_owned(), "expected value"),
             (body("").replace("\"userId\":\"u\"", "\"x\":1"), "userId"),
             (body("").replace("\"u\"", "\"a b\""), "userId must be"),
-            (body("").replace("\"version\":1", "\"version\":2"), "version 2"),
+            (
+                body("").replace("\"version\":1", "\"version\":2"),
+                "version 2",
+            ),
             (body(&format!(r#","x":"{}""#, "y".repeat(9000))), "8192"),
         ] {
             let error = ClaimMessage::parse(&bad, SENT).unwrap_err().to_string();
@@ -223,6 +235,9 @@ mod tests {
         let own = coupon.claim_id.clone();
         let verdict = Verdict::Standing(coupon);
         assert_eq!(verdict.outcome_for(&own), Outcome::Issued);
-        assert_eq!(verdict.outcome_for(&ClaimId::new("other").unwrap()), Outcome::AlreadyIssued);
+        assert_eq!(
+            verdict.outcome_for(&ClaimId::new("other").unwrap()),
+            Outcome::AlreadyIssued
+        );
     }
 }

@@ -44,7 +44,10 @@ impl TryFrom<String> for Topic {
         match text.split_once(':') {
             Some(("partner", id)) => PartnerId::new(id).map(Self::Partner),
             Some(("campaign", id)) => CampaignId::new(id).map(Self::Campaign),
-            _ => Err(InvalidValue { field: "topic", expected: "partner:<id> or campaign:<id>" }),
+            _ => Err(InvalidValue {
+                field: "topic",
+                expected: "partner:<id> or campaign:<id>",
+            }),
         }
     }
 }
@@ -54,7 +57,9 @@ pub fn membership_shard(connection: &ConnectionId) -> u16 {
     let hash = connection
         .as_str()
         .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
     u16::try_from(hash % u64::from(MEMBERSHIP_SHARDS)).unwrap_or(0)
 }
 
@@ -138,9 +143,15 @@ pub enum Subscription {
 /// Lets connections go (functions `disconnect` and `broadcast`).
 pub trait Forgetting {
     /// The connection as registered.
-    fn connection(&self, id: &ConnectionId) -> impl Future<Output = Result<Option<Connection>, PortError>> + Send;
+    fn connection(
+        &self,
+        id: &ConnectionId,
+    ) -> impl Future<Output = Result<Option<Connection>, PortError>> + Send;
     /// Removes these connections wholly: every membership first, the record last. Repeating is harmless.
-    fn forget(&self, connections: &[Connection]) -> impl Future<Output = Result<(), PortError>> + Send;
+    fn forget(
+        &self,
+        connections: &[Connection],
+    ) -> impl Future<Output = Result<(), PortError>> + Send;
     /// Removes single memberships whose connection record is gone already.
     fn forget_members(
         &self,
@@ -175,9 +186,13 @@ mod tests {
 
     #[test]
     fn connections_spread_over_all_membership_shards() {
-        let shard = |i: u32| membership_shard(&ConnectionId::new(format!("L0SM9cOF{i}cCIhw=")).unwrap());
+        let shard =
+            |i: u32| membership_shard(&ConnectionId::new(format!("L0SM9cOF{i}cCIhw=")).unwrap());
         let mut counts = [0; MEMBERSHIP_SHARDS as usize];
         (0..8000).for_each(|i| counts[usize::from(shard(i))] += 1);
-        assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
+        assert!(
+            counts.iter().all(|count| (800..1200).contains(count)),
+            "{counts:?}"
+        );
     }
 }

@@ -32,7 +32,13 @@ pub struct Coupon {
 
 impl Coupon {
     /// The coupon that `claim` would win from `shard`, under the campaign's own partner.
-    pub fn for_claim(campaign: &Campaign, claim: &Claim, shard: u16, code: String, now: Timestamp) -> Self {
+    pub fn for_claim(
+        campaign: &Campaign,
+        claim: &Claim,
+        shard: u16,
+        code: String,
+        now: Timestamp,
+    ) -> Self {
         Self {
             code,
             campaign_id: campaign.campaign_id.clone(),
@@ -47,21 +53,31 @@ impl Coupon {
 
     /// When the stored item may vanish: [`RETENTION_SECONDS`] after both its expiry and the campaign's end.
     pub fn forgotten_at(&self, campaign: &Campaign) -> Timestamp {
-        self.expires_at.max(campaign.closes_at).plus_seconds(RETENTION_SECONDS)
+        self.expires_at
+            .max(campaign.closes_at)
+            .plus_seconds(RETENTION_SECONDS)
     }
 }
 
 /// A coupon code from 80 random bits.
 pub fn coupon_code(random: [u8; 10]) -> String {
     const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
-    let bits = random.iter().fold(0_u128, |bits, byte| bits << 8 | u128::from(*byte));
-    (0..16).rev().map(|i| char::from(ALPHABET[(bits >> (i * 5) & 31) as usize])).collect()
+    let bits = random
+        .iter()
+        .fold(0_u128, |bits, byte| bits << 8 | u128::from(*byte));
+    (0..16)
+        .rev()
+        .map(|i| char::from(ALPHABET[(bits >> (i * 5) & 31) as usize]))
+        .collect()
 }
 
 #[cfg(any(test, feature = "memory"))]
 impl Coupon {
     /// Some coupon, for tests.
-    #[expect(clippy::unwrap_used, reason = "constants within their bounds; compiled for tests only")]
+    #[expect(
+        clippy::unwrap_used,
+        reason = "constants within their bounds; compiled for tests only"
+    )]
     pub fn sample() -> Self {
         let now = Timestamp::from_millis(1_790_000_000_000);
         Self {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Cached, Campaign, CampaignId, CampaignRecords, Clock, Freshness, PortError, Timestamp};
+use crate::{
+    Cached, Campaign, CampaignId, CampaignRecords, Clock, Freshness, PortError, Timestamp,
+};
 
 /// A campaign created this long before a snapshot may still be missing in it: its transaction may have ended after
 /// the snapshot's read. The API's own time-out is 10 s; in milliseconds.
@@ -22,8 +24,12 @@ const YOUNG_READS_PER_SECOND: u32 = 50;
 const YOUNG_REMEMBERED: usize = 1024;
 
 /// How the doors hold the snapshot: 10 s with jitter, and through ten minutes of failing loads.
-pub const DIRECTORY_FRESHNESS: Freshness =
-    Freshness { ttl_millis: 10_000, jitter_millis: 2_000, max_stale_millis: 600_000, retry_millis: 1_000 };
+pub const DIRECTORY_FRESHNESS: Freshness = Freshness {
+    ttl_millis: 10_000,
+    jitter_millis: 2_000,
+    max_stale_millis: 600_000,
+    retry_millis: 1_000,
+};
 
 /// All live campaigns at one instant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,10 +57,16 @@ pub struct CampaignIndex {
 impl CampaignIndex {
     /// From a snapshot, or from none: then every campaign is younger than it.
     pub fn new(snapshot: Option<Snapshot>, sold: HashSet<CampaignId>) -> Self {
-        let built_at = snapshot.as_ref().map_or(Timestamp::EPOCH, |snapshot| snapshot.built_at);
+        let built_at = snapshot
+            .as_ref()
+            .map_or(Timestamp::EPOCH, |snapshot| snapshot.built_at);
         let campaigns = snapshot.into_iter().flat_map(|snapshot| snapshot.campaigns);
         let by_id = campaigns.map(|campaign| (campaign.campaign_id.clone(), Arc::new(campaign)));
-        Self { built_at, campaigns: by_id.collect(), sold }
+        Self {
+            built_at,
+            campaigns: by_id.collect(),
+            sold,
+        }
     }
 }
 
@@ -94,7 +106,12 @@ struct Young {
 impl<S: Snapshots + CampaignRecords, K: Clock + Clone> CampaignDirectory<S, K> {
     /// An empty directory over this store.
     pub fn new(store: S, clock: K, freshness: Freshness) -> Self {
-        Self { index: Cached::new(clock.clone(), freshness), young: tokio::sync::Mutex::default(), store, clock }
+        Self {
+            index: Cached::new(clock.clone(), freshness),
+            young: tokio::sync::Mutex::default(),
+            store,
+            clock,
+        }
     }
 
     /// The campaign with this id. Most calls end in memory.
@@ -103,11 +120,16 @@ impl<S: Snapshots + CampaignRecords, K: Clock + Clone> CampaignDirectory<S, K> {
     /// [`PortError`] if the snapshot, or a young campaign, cannot be read: never "there is none".
     pub async fn look_up(&self, id: &CampaignId) -> Result<Lookup, Arc<PortError>> {
         // Boxed, like the other reads below the doors: the SDK's nested futures would overflow the compiler's depth limit.
-        let index = self.index.get(async || Box::pin(self.store.index()).await).await?;
+        let index = self
+            .index
+            .get(async || Box::pin(self.store.index()).await)
+            .await?;
         if let Some(campaign) = index.campaigns.get(id) {
             return Ok(Lookup::Known(Arc::clone(campaign), index.sold.contains(id)));
         }
-        let Some(born) = id.minted_at() else { return Ok(Lookup::Unknown) };
+        let Some(born) = id.minted_at() else {
+            return Ok(Lookup::Unknown);
+        };
         let in_snapshot = index.built_at.millis_since(born) > BIRTH_MARGIN_MILLIS;
         let in_future = born.millis_since(self.clock.now()) > FUTURE_MILLIS;
         if in_snapshot || in_future {
@@ -121,17 +143,29 @@ impl<S: Snapshots + CampaignRecords, K: Clock + Clone> CampaignDirectory<S, K> {
         let mut young = self.young.lock().await;
         let now = self.clock.now();
         if let Some((found, _)) = young.found.get(id).filter(|(_, until)| now < *until) {
-            return Ok(found.clone().map_or(Lookup::Unknown, |campaign| Lookup::Known(campaign, sold)));
+            return Ok(found
+                .clone()
+                .map_or(Lookup::Unknown, |campaign| Lookup::Known(campaign, sold)));
         }
         if !young.may_read(now) {
             return Ok(Lookup::Busy);
         }
-        let found = Box::pin(self.store.find(id)).await.map_err(Arc::new)?.map(Arc::new);
-        let ttl = if found.is_some() { YOUNG_TTL_MILLIS } else { ABSENT_TTL_MILLIS };
+        let found = Box::pin(self.store.find(id))
+            .await
+            .map_err(Arc::new)?
+            .map(Arc::new);
+        let ttl = if found.is_some() {
+            YOUNG_TTL_MILLIS
+        } else {
+            ABSENT_TTL_MILLIS
+        };
         if young.found.len() >= YOUNG_REMEMBERED {
             young.found.clear();
         }
-        young.found.insert(id.clone(), (found.clone(), Timestamp::from_millis(now.millis() + ttl)));
+        young.found.insert(
+            id.clone(),
+            (found.clone(), Timestamp::from_millis(now.millis() + ttl)),
+        );
         Ok(found.map_or(Lookup::Unknown, |campaign| Lookup::Known(campaign, sold)))
     }
 }
@@ -153,9 +187,14 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 
-    fn directory(store: &MemoryDirectory) -> (CampaignDirectory<MemoryDirectory, MemoryClock>, MemoryClock) {
+    fn directory(
+        store: &MemoryDirectory,
+    ) -> (CampaignDirectory<MemoryDirectory, MemoryClock>, MemoryClock) {
         let clock = MemoryClock::at(NOW);
-        (CampaignDirectory::new(store.clone(), clock.clone(), DIRECTORY_FRESHNESS), clock)
+        (
+            CampaignDirectory::new(store.clone(), clock.clone(), DIRECTORY_FRESHNESS),
+            clock,
+        )
     }
 
     #[tokio::test]
@@ -191,11 +230,20 @@ mod tests {
         store.publish(NOW, vec![]);
         let campaign = sample_campaign(10, NOW.plus_seconds(1));
         let (directory, clock) = directory(&store);
-        assert_eq!(directory.look_up(&campaign.campaign_id).await.unwrap(), Lookup::Unknown);
+        assert_eq!(
+            directory.look_up(&campaign.campaign_id).await.unwrap(),
+            Lookup::Unknown
+        );
         store.ledger.add(&campaign);
-        assert_eq!(directory.look_up(&campaign.campaign_id).await.unwrap(), Lookup::Unknown);
+        assert_eq!(
+            directory.look_up(&campaign.campaign_id).await.unwrap(),
+            Lookup::Unknown
+        );
         clock.advance_millis(ABSENT_TTL_MILLIS);
-        assert!(matches!(directory.look_up(&campaign.campaign_id).await.unwrap(), Lookup::Known(..)));
+        assert!(matches!(
+            directory.look_up(&campaign.campaign_id).await.unwrap(),
+            Lookup::Known(..)
+        ));
     }
 
     #[tokio::test]
@@ -220,8 +268,14 @@ mod tests {
         store.publish(NOW, vec![]);
         let (directory, _) = directory(&store);
         for random in 0..500 {
-            let found = directory.look_up(&CampaignId::mint(NOW, random)).await.unwrap();
-            assert_ne!(matches!(found, Lookup::Busy), random < u128::from(YOUNG_READS_PER_SECOND));
+            let found = directory
+                .look_up(&CampaignId::mint(NOW, random))
+                .await
+                .unwrap();
+            assert_ne!(
+                matches!(found, Lookup::Busy),
+                random < u128::from(YOUNG_READS_PER_SECOND)
+            );
         }
         assert_eq!(store.record_reads(), YOUNG_READS_PER_SECOND as usize);
     }
@@ -238,6 +292,9 @@ mod tests {
         directory.look_up(&campaign.campaign_id).await.unwrap();
         store.fail(true);
         clock.advance_millis(300_000);
-        assert!(matches!(directory.look_up(&campaign.campaign_id).await.unwrap(), Lookup::Known(..)));
+        assert!(matches!(
+            directory.look_up(&campaign.campaign_id).await.unwrap(),
+            Lookup::Known(..)
+        ));
     }
 }

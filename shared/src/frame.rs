@@ -4,14 +4,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::{Campaign, CampaignId, Claim, ClaimId, Coupon, Outcome, Phase, Timestamp, UserId, Verdict};
+use crate::{
+    Campaign, CampaignId, Claim, ClaimId, Coupon, Outcome, Phase, Timestamp, UserId, Verdict,
+};
 
 /// The largest frame a client may send, in bytes.
 pub const MAX_CLIENT_FRAME_BYTES: usize = 8 * 1024;
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(tag = "action", rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[serde(
+    tag = "action",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase"
+)]
 pub enum ClientFrame {
     /// A coupon.
     Claim {
@@ -61,16 +67,26 @@ impl ClientFrame {
     pub fn parse(text: &str) -> Result<Self, FrameError> {
         if text.len() > MAX_CLIENT_FRAME_BYTES {
             let message = format!("frame must be at most {MAX_CLIENT_FRAME_BYTES} bytes");
-            return Err(FrameError { code: "too_large", message });
+            return Err(FrameError {
+                code: "too_large",
+                message,
+            });
         }
-        let malformed = |message: String| FrameError { code: "malformed", message };
-        let value: Value = serde_json::from_str(text).map_err(|_| malformed("frame must be a JSON object".into()))?;
+        let malformed = |message: String| FrameError {
+            code: "malformed",
+            message,
+        };
+        let value: Value = serde_json::from_str(text)
+            .map_err(|_| malformed("frame must be a JSON object".into()))?;
         let Some(action) = value.get("action").and_then(Value::as_str) else {
             return Err(malformed("action must be a text in a JSON object".into()));
         };
         if !["claim", "result", "subscribe", "unsubscribe", "ping"].contains(&action) {
             let message = "action must be claim, result, subscribe, unsubscribe or ping".into();
-            return Err(FrameError { code: "unknown_action", message });
+            return Err(FrameError {
+                code: "unknown_action",
+                message,
+            });
         }
         serde_json::from_value(value).map_err(|error| malformed(frame_complaint(&error)))
     }
@@ -124,11 +140,17 @@ pub struct ServerFrame {
 /// The kinds of [`ServerFrame`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all_fields = "camelCase")]
-#[expect(missing_docs, reason = "the fields are the interface's, documented there and in README.md")]
+#[expect(
+    missing_docs,
+    reason = "the fields are the interface's, documented there and in README.md"
+)]
 pub enum FrameBody {
     /// The claim is in the queue; a `claim.result` follows.
     #[serde(rename = "claim.accepted")]
-    ClaimAccepted { claim_id: ClaimId, campaign_id: CampaignId },
+    ClaimAccepted {
+        claim_id: ClaimId,
+        campaign_id: CampaignId,
+    },
     /// Answer to `result`: no coupon stands, and one may still come.
     #[serde(rename = "claim.undecided")]
     ClaimUndecided { campaign_id: CampaignId },
@@ -155,7 +177,11 @@ pub enum FrameBody {
     },
     /// The stock as a gauge: `issued` only grows, a lower one is old.
     #[serde(rename = "campaign.stock")]
-    CampaignStock { campaign_id: CampaignId, issued: u32, remaining: u32 },
+    CampaignStock {
+        campaign_id: CampaignId,
+        issued: u32,
+        remaining: u32,
+    },
     /// Claims count from now on.
     #[serde(rename = "campaign.opened")]
     CampaignOpened { campaign_id: CampaignId },
@@ -189,18 +215,35 @@ pub enum FrameBody {
 impl ServerFrame {
     /// The frame with an id made of `parts`: the same parts, the same id.
     pub fn repeatable(parts: &[&str], body: FrameBody) -> Self {
-        Self { id: stable_id(parts), body }
+        Self {
+            id: stable_id(parts),
+            body,
+        }
     }
 
     /// The frame with an id of its own.
     pub fn unique(random: u128, body: FrameBody) -> Self {
-        Self { id: format!("{random:032x}"), body }
+        Self {
+            id: format!("{random:032x}"),
+            body,
+        }
     }
 
     /// The answer to a claim.
-    pub fn claim_result(campaign: &CampaignId, user: &UserId, claim: &ClaimId, verdict: &Verdict) -> Self {
+    pub fn claim_result(
+        campaign: &CampaignId,
+        user: &UserId,
+        claim: &ClaimId,
+        verdict: &Verdict,
+    ) -> Self {
         let outcome = verdict.outcome_for(claim);
-        let parts = ["claim.result", campaign.as_str(), user.as_str(), claim.as_str(), outcome.as_str()];
+        let parts = [
+            "claim.result",
+            campaign.as_str(),
+            user.as_str(),
+            claim.as_str(),
+            outcome.as_str(),
+        ];
         let body = FrameBody::ClaimResult {
             claim_id: Some(claim.clone()),
             campaign_id: campaign.clone(),
@@ -212,7 +255,12 @@ impl ServerFrame {
 
     /// The receipt for an accepted claim.
     pub fn claim_accepted(claim: &Claim) -> Self {
-        let parts = ["claim.accepted", claim.campaign_id.as_str(), claim.user_id.as_str(), claim.claim_id.as_str()];
+        let parts = [
+            "claim.accepted",
+            claim.campaign_id.as_str(),
+            claim.user_id.as_str(),
+            claim.claim_id.as_str(),
+        ];
         let body = FrameBody::ClaimAccepted {
             claim_id: claim.claim_id.clone(),
             campaign_id: claim.campaign_id.clone(),
@@ -223,7 +271,12 @@ impl ServerFrame {
     /// A campaign's state with this stock.
     pub fn snapshot(campaign: &Campaign, phase: Phase, issued: u32) -> Self {
         let phase_name = serde_json::to_string(&phase).unwrap_or_default();
-        let parts = ["campaign.snapshot", campaign.campaign_id.as_str(), &phase_name, &issued.to_string()];
+        let parts = [
+            "campaign.snapshot",
+            campaign.campaign_id.as_str(),
+            &phase_name,
+            &issued.to_string(),
+        ];
         let body = FrameBody::CampaignSnapshot {
             campaign_id: campaign.campaign_id.clone(),
             phase,
@@ -244,7 +297,11 @@ pub fn stable_id(parts: &[&str]) -> String {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part.as_bytes());
     }
-    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    hash.finalize()
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -258,9 +315,15 @@ mod tests {
         assert_eq!(parse(r#"{"action":"ping","x":1}"#), ClientFrame::Ping);
         assert_eq!(
             parse(r#"{"action":"claim","campaignId":"k"}"#),
-            ClientFrame::Claim { campaign_id: id.clone(), claim_id: None }
+            ClientFrame::Claim {
+                campaign_id: id.clone(),
+                claim_id: None
+            }
         );
-        assert_eq!(parse(r#"{"action":"subscribe","campaignId":"k"}"#), ClientFrame::Subscribe { campaign_id: id });
+        assert_eq!(
+            parse(r#"{"action":"subscribe","campaignId":"k"}"#),
+            ClientFrame::Subscribe { campaign_id: id }
+        );
     }
 
     #[test]
@@ -271,8 +334,16 @@ mod tests {
             (r#"{"action":7}"#, "malformed", "action"),
             (r#"{"action":"steal"}"#, "unknown_action", "action must be"),
             (r#"{"action":"claim"}"#, "malformed", "campaignId"),
-            (r#"{"action":"claim","campaignId":"secret word"}"#, "malformed", "campaignId must be"),
-            (r#"{"action":"claim","campaignId":7}"#, "malformed", "campaignId"),
+            (
+                r#"{"action":"claim","campaignId":"secret word"}"#,
+                "malformed",
+                "campaignId must be",
+            ),
+            (
+                r#"{"action":"claim","campaignId":7}"#,
+                "malformed",
+                "campaignId",
+            ),
             (&"x".repeat(9000), "too_large", "8192"),
         ] {
             let error = ClientFrame::parse(bad).unwrap_err();
@@ -284,10 +355,20 @@ mod tests {
 
     #[test]
     fn a_frame_is_written_as_the_interface_says() {
-        let frame = ServerFrame { id: "1".into(), body: FrameBody::Pong };
-        assert_eq!(serde_json::to_string(&frame).unwrap(), r#"{"id":"1","type":"pong"}"#);
+        let frame = ServerFrame {
+            id: "1".into(),
+            body: FrameBody::Pong,
+        };
+        assert_eq!(
+            serde_json::to_string(&frame).unwrap(),
+            r#"{"id":"1","type":"pong"}"#
+        );
         let coupon = Coupon::sample();
-        let (campaign, user, claim) = (coupon.campaign_id.clone(), coupon.user_id.clone(), coupon.claim_id.clone());
+        let (campaign, user, claim) = (
+            coupon.campaign_id.clone(),
+            coupon.user_id.clone(),
+            coupon.claim_id.clone(),
+        );
         let frame = ServerFrame::claim_result(&campaign, &user, &claim, &Verdict::Standing(coupon));
         let json = serde_json::to_value(&frame).unwrap();
         assert_eq!(json["type"], "claim.result");

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use crate::{
-    Campaign, CampaignDirectory, CampaignId, CampaignRecords, Claim, ClaimId, ClaimOutbox, ClientFrame, Clock,
-    ConnectionId, DeliveryJob, DeliveryOutbox, Entropy, FrameBody, Lookup, Outcome, PartnerId, PortError, ServerFrame,
-    Snapshots, SoldMarks, StandingCoupons, Subscription, Subscriptions, Topic, UserId, Verdict,
+    Campaign, CampaignDirectory, CampaignId, CampaignRecords, Claim, ClaimId, ClaimOutbox,
+    ClientFrame, Clock, ConnectionId, DeliveryJob, DeliveryOutbox, Entropy, FrameBody, Lookup,
+    Outcome, PartnerId, PortError, ServerFrame, Snapshots, SoldMarks, StandingCoupons,
+    Subscription, Subscriptions, Topic, UserId, Verdict,
 };
 
 /// Who is behind a socket, as the authorizer vouched for it.
@@ -82,8 +83,14 @@ where
         };
         let answered = match frame {
             ClientFrame::Ping => Ok(ServerFrame::unique(self.entropy.bits(), FrameBody::Pong)),
-            ClientFrame::Claim { campaign_id, claim_id } => self.claim(caller, campaign_id, claim_id).await,
-            ClientFrame::Result { campaign_id, claim_id } => self.result(caller, campaign_id, claim_id).await,
+            ClientFrame::Claim {
+                campaign_id,
+                claim_id,
+            } => self.claim(caller, campaign_id, claim_id).await,
+            ClientFrame::Result {
+                campaign_id,
+                claim_id,
+            } => self.result(caller, campaign_id, claim_id).await,
             ClientFrame::Subscribe { campaign_id } => self.subscribe(caller, campaign_id).await,
             ClientFrame::Unsubscribe { campaign_id } => self.unsubscribe(caller, campaign_id).await,
         };
@@ -100,13 +107,17 @@ where
     ) -> Result<ServerFrame, Refusal> {
         let now = self.clock.now();
         let claim_id = claim_id.unwrap_or_else(|| ClaimId::mint(now, self.entropy.bits()));
-        let answer = |verdict: &Verdict| ServerFrame::claim_result(&campaign_id, &caller.user_id, &claim_id, verdict);
+        let answer = |verdict: &Verdict| {
+            ServerFrame::claim_result(&campaign_id, &caller.user_id, &claim_id, verdict)
+        };
         let Some((campaign, sold)) = self.campaign_of(caller, &campaign_id).await? else {
             return Ok(answer(&Verdict::Refused(Outcome::UnknownCampaign)));
         };
         match refusal(&campaign, sold, now) {
             Some(Outcome::NotOpen) => return Ok(answer(&Verdict::Refused(Outcome::NotOpen))),
-            Some(outcome) => return Ok(answer(&self.standing_or(caller, &campaign, outcome).await?)),
+            Some(outcome) => {
+                return Ok(answer(&self.standing_or(caller, &campaign, outcome).await?));
+            }
             None => {}
         }
         let claim = Claim {
@@ -132,77 +143,149 @@ where
         let campaign = match self.campaign_of(caller, &campaign_id).await? {
             Some((campaign, _)) => Some(campaign),
             // The directory drops campaigns a day after their end; their answers stand for good.
-            None => self.records.find(&campaign_id).await?.filter(|c| c.partner_id == caller.partner_id).map(Arc::new),
+            None => self
+                .records
+                .find(&campaign_id)
+                .await?
+                .filter(|c| c.partner_id == caller.partner_id)
+                .map(Arc::new),
         };
         let Some(campaign) = campaign else {
-            return Ok(result_frame(caller, campaign_id, claim_id, &Verdict::Refused(Outcome::UnknownCampaign)));
+            return Ok(result_frame(
+                caller,
+                campaign_id,
+                claim_id,
+                &Verdict::Refused(Outcome::UnknownCampaign),
+            ));
         };
         let fresh = self.records.find(&campaign_id).await?;
         let sold = self.records.is_sold(&campaign_id).await?;
         let campaign = fresh.as_ref().unwrap_or(&campaign);
         // Read after the facts above: a refusal is only for one whose coupon did not stand once they held.
-        let coupon = self.coupons.coupon(&caller.partner_id, &caller.user_id, &campaign_id).await?;
+        let coupon = self
+            .coupons
+            .coupon(&caller.partner_id, &caller.user_id, &campaign_id)
+            .await?;
         let verdict = match (coupon, refusal(campaign, sold, self.clock.now())) {
             (Some(coupon), _) => Verdict::Standing(coupon),
             (None, Some(outcome)) => Verdict::Refused(outcome),
             (None, None) => {
-                let parts = ["claim.undecided", campaign_id.as_str(), caller.user_id.as_str()];
-                let body = FrameBody::ClaimUndecided { campaign_id: campaign_id.clone() };
+                let parts = [
+                    "claim.undecided",
+                    campaign_id.as_str(),
+                    caller.user_id.as_str(),
+                ];
+                let body = FrameBody::ClaimUndecided {
+                    campaign_id: campaign_id.clone(),
+                };
                 return Ok(ServerFrame::repeatable(&parts, body));
             }
         };
         Ok(result_frame(caller, campaign_id, claim_id, &verdict))
     }
 
-    async fn subscribe(&self, caller: &Caller, campaign_id: CampaignId) -> Result<ServerFrame, Refusal> {
+    async fn subscribe(
+        &self,
+        caller: &Caller,
+        campaign_id: CampaignId,
+    ) -> Result<ServerFrame, Refusal> {
         let Some((campaign, _)) = self.campaign_of(caller, &campaign_id).await? else {
             return Ok(self.error("unknown_campaign", "campaignId names no campaign"));
         };
         let topic = Topic::Campaign(campaign_id.clone());
-        if self.subscriptions.subscribe(&caller.connection_id, &topic).await? == Subscription::Gone {
+        if self
+            .subscriptions
+            .subscribe(&caller.connection_id, &topic)
+            .await?
+            == Subscription::Gone
+        {
             return Err(Refusal::NotConnected);
         }
         let connection_id = caller.connection_id.clone();
-        let job = DeliveryJob::Snapshot { connection_id, campaign: (*campaign).clone() };
+        let job = DeliveryJob::Snapshot {
+            connection_id,
+            campaign: (*campaign).clone(),
+        };
         if let Err(error) = self.deliveries.deliver(&job).await {
             // The subscription stands; the next stock tick tells the same.
             tracing::warn!(campaign.id = %campaign_id, error = &error as &dyn std::error::Error, "snapshot not sent");
         }
-        Ok(ServerFrame::unique(self.entropy.bits(), FrameBody::Subscribed { campaign_id }))
+        Ok(ServerFrame::unique(
+            self.entropy.bits(),
+            FrameBody::Subscribed { campaign_id },
+        ))
     }
 
-    async fn unsubscribe(&self, caller: &Caller, campaign_id: CampaignId) -> Result<ServerFrame, Refusal> {
-        self.subscriptions.unsubscribe(&caller.connection_id, &Topic::Campaign(campaign_id.clone())).await?;
-        Ok(ServerFrame::unique(self.entropy.bits(), FrameBody::Unsubscribed { campaign_id }))
+    async fn unsubscribe(
+        &self,
+        caller: &Caller,
+        campaign_id: CampaignId,
+    ) -> Result<ServerFrame, Refusal> {
+        self.subscriptions
+            .unsubscribe(&caller.connection_id, &Topic::Campaign(campaign_id.clone()))
+            .await?;
+        Ok(ServerFrame::unique(
+            self.entropy.bits(),
+            FrameBody::Unsubscribed { campaign_id },
+        ))
     }
 
     /// The campaign, if it is the caller's own partner's; another partner's is as good as none.
-    async fn campaign_of(&self, caller: &Caller, id: &CampaignId) -> Result<Option<(Arc<Campaign>, bool)>, Refusal> {
+    async fn campaign_of(
+        &self,
+        caller: &Caller,
+        id: &CampaignId,
+    ) -> Result<Option<(Arc<Campaign>, bool)>, Refusal> {
         match self.directory.look_up(id).await? {
-            Lookup::Known(campaign, sold) if campaign.partner_id == caller.partner_id => Ok(Some((campaign, sold))),
+            Lookup::Known(campaign, sold) if campaign.partner_id == caller.partner_id => {
+                Ok(Some((campaign, sold)))
+            }
             Lookup::Known(..) | Lookup::Unknown => Ok(None),
             Lookup::Busy => Err(Refusal::Busy),
         }
     }
 
-    async fn standing_or(&self, caller: &Caller, campaign: &Campaign, outcome: Outcome) -> Result<Verdict, Refusal> {
-        let coupon = self.coupons.coupon(&caller.partner_id, &caller.user_id, &campaign.campaign_id).await?;
+    async fn standing_or(
+        &self,
+        caller: &Caller,
+        campaign: &Campaign,
+        outcome: Outcome,
+    ) -> Result<Verdict, Refusal> {
+        let coupon = self
+            .coupons
+            .coupon(&caller.partner_id, &caller.user_id, &campaign.campaign_id)
+            .await?;
         Ok(coupon.map_or(Verdict::Refused(outcome), Verdict::Standing))
     }
 
     fn refuse(&self, refusal: &Refusal) -> ServerFrame {
         match refusal {
             Refusal::Unavailable(error) => {
-                tracing::warn!(error = &**error as &dyn std::error::Error, "frame not carried out");
-                self.error("unavailable", "not carried out; send the same frame again in a moment")
+                tracing::warn!(
+                    error = &**error as &dyn std::error::Error,
+                    "frame not carried out"
+                );
+                self.error(
+                    "unavailable",
+                    "not carried out; send the same frame again in a moment",
+                )
             }
-            Refusal::NotConnected => self.error("not_connected", "this connection is closing; open another one"),
-            Refusal::Busy => self.error("busy", "not carried out; send the same frame again in a moment"),
+            Refusal::NotConnected => self.error(
+                "not_connected",
+                "this connection is closing; open another one",
+            ),
+            Refusal::Busy => self.error(
+                "busy",
+                "not carried out; send the same frame again in a moment",
+            ),
         }
     }
 
     fn error(&self, code: &str, message: &str) -> ServerFrame {
-        let body = FrameBody::Error { code: code.into(), message: message.into() };
+        let body = FrameBody::Error {
+            code: code.into(),
+            message: message.into(),
+        };
         ServerFrame::unique(self.entropy.bits(), body)
     }
 }
@@ -225,9 +308,20 @@ fn result_frame(
     let user = &caller.user_id;
     match (claim_id, verdict) {
         (None, Verdict::Refused(outcome)) => {
-            let parts = ["claim.result", campaign_id.as_str(), user.as_str(), "", outcome.as_str()];
+            let parts = [
+                "claim.result",
+                campaign_id.as_str(),
+                user.as_str(),
+                "",
+                outcome.as_str(),
+            ];
             let (campaign_id, outcome) = (campaign_id.clone(), *outcome);
-            let body = FrameBody::ClaimResult { claim_id: None, campaign_id, outcome, coupon: None };
+            let body = FrameBody::ClaimResult {
+                claim_id: None,
+                campaign_id,
+                outcome,
+                coupon: None,
+            };
             ServerFrame::repeatable(&parts, body)
         }
         (Some(claim_id), _) => ServerFrame::claim_result(&campaign_id, user, &claim_id, verdict),

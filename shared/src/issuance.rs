@@ -9,8 +9,8 @@ use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    Campaign, CampaignId, CampaignRecords, Claim, Clock, CouponLedger, Entropy, Outcome, PortError, StockCounters,
-    UserId, Verdict,
+    Campaign, CampaignId, CampaignRecords, Claim, Clock, CouponLedger, Entropy, Outcome, PortError,
+    StockCounters, UserId, Verdict,
 };
 use sale::{EmptyShards, Sale, Tally};
 
@@ -61,55 +61,89 @@ where
 {
     /// An issuer that remembers nothing yet.
     pub fn new(campaigns: C, ledger: L, clock: K, entropy: E) -> Self {
-        Self { campaigns, ledger, clock, entropy, empty_shards: EmptyShards::default() }
+        Self {
+            campaigns,
+            ledger,
+            clock,
+            entropy,
+            empty_shards: EmptyShards::default(),
+        }
     }
 
     /// Decides as many claims as it can before `deadline`. Never fails: what cannot be decided is undecided.
     pub async fn decide(&self, claims: &[Claim], deadline: Instant) -> Decisions {
         let mut by_campaign: BTreeMap<&CampaignId, Vec<usize>> = BTreeMap::new();
         for (index, claim) in claims.iter().enumerate() {
-            by_campaign.entry(&claim.campaign_id).or_default().push(index);
+            by_campaign
+                .entry(&claim.campaign_id)
+                .or_default()
+                .push(index);
         }
         let mut decided = stream::iter(by_campaign)
             .map(|(id, indexes)| async move {
-                let of_campaign: Vec<_> = indexes.into_iter().map(|index| (index, &claims[index])).collect();
+                let of_campaign: Vec<_> = indexes
+                    .into_iter()
+                    .map(|index| (index, &claims[index]))
+                    .collect();
                 self.decide_campaign(id, of_campaign, deadline).await
             })
             .buffer_unordered(CAMPAIGNS_AT_ONCE);
 
-        let mut all = Decisions { verdicts: vec![None; claims.len()], ..Decisions::default() };
+        let mut all = Decisions {
+            verdicts: vec![None; claims.len()],
+            ..Decisions::default()
+        };
         while let Some(one) = decided.next().await {
-            one.verdicts.into_iter().for_each(|(index, verdict)| all.verdicts[index] = verdict);
+            one.verdicts
+                .into_iter()
+                .for_each(|(index, verdict)| all.verdicts[index] = verdict);
             all.issued += one.tally.issued;
             all.transactions += one.tally.transactions;
             all.conflicts += one.tally.conflicts;
-            all.changed.extend(one.campaign.clone().filter(|_| one.tally.issued > 0));
-            all.sold_out.extend(one.campaign.filter(|_| one.tally.sold_out));
+            all.changed
+                .extend(one.campaign.clone().filter(|_| one.tally.issued > 0));
+            all.sold_out
+                .extend(one.campaign.filter(|_| one.tally.sold_out));
         }
         all
     }
 
-    async fn decide_campaign(&self, id: &CampaignId, claims: Vec<(usize, &Claim)>, deadline: Instant) -> Decided {
+    async fn decide_campaign(
+        &self,
+        id: &CampaignId,
+        claims: Vec<(usize, &Claim)>,
+        deadline: Instant,
+    ) -> Decided {
         let campaign = match within(deadline, id, self.campaigns.find(id)).await {
             Some(Some(campaign)) => campaign,
             Some(None) => return Decided::without_campaign(claims, Some(Outcome::UnknownCampaign)),
             None => return Decided::without_campaign(claims, None),
         };
-        let (own, foreign): (Vec<_>, Vec<_>) =
-            claims.into_iter().partition(|(_, claim)| claim.partner_id == campaign.partner_id);
+        let (own, foreign): (Vec<_>, Vec<_>) = claims
+            .into_iter()
+            .partition(|(_, claim)| claim.partner_id == campaign.partner_id);
         let mut decided = Decided::without_campaign(foreign, Some(Outcome::UnknownCampaign));
         if own.is_empty() {
             return decided;
         }
 
-        let users: Vec<UserId> =
-            own.iter().map(|(_, claim)| claim.user_id.clone()).collect::<BTreeSet<_>>().into_iter().collect();
-        let Some(standing) = within(deadline, id, self.ledger.standing(&campaign, &users)).await else {
-            decided.verdicts.extend(own.into_iter().map(|(index, _)| (index, None)));
+        let users: Vec<UserId> = own
+            .iter()
+            .map(|(_, claim)| claim.user_id.clone())
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
+        let Some(standing) = within(deadline, id, self.ledger.standing(&campaign, &users)).await
+        else {
+            decided
+                .verdicts
+                .extend(own.into_iter().map(|(index, _)| (index, None)));
             return decided;
         };
-        let mut known: HashMap<UserId, Verdict> =
-            standing.into_iter().map(|(user, coupon)| (user, Verdict::Standing(coupon))).collect();
+        let mut known: HashMap<UserId, Verdict> = standing
+            .into_iter()
+            .map(|(user, coupon)| (user, Verdict::Standing(coupon)))
+            .collect();
 
         let wishes = wishes(&campaign, own);
         let leaders: Vec<&Claim> = wishes
@@ -125,10 +159,19 @@ where
         known.extend(served);
 
         for (user, wish) in wishes {
-            let answer = |claim: &Claim| answer(&campaign, claim, known.get(user), wish.leader.is_some());
-            decided.verdicts.extend(wish.claims.iter().map(|(index, claim)| (*index, answer(claim))));
+            let answer =
+                |claim: &Claim| answer(&campaign, claim, known.get(user), wish.leader.is_some());
+            decided.verdicts.extend(
+                wish.claims
+                    .iter()
+                    .map(|(index, claim)| (*index, answer(claim))),
+            );
         }
-        Decided { tally, campaign: Some(campaign), ..decided }
+        Decided {
+            tally,
+            campaign: Some(campaign),
+            ..decided
+        }
     }
 }
 
@@ -143,8 +186,14 @@ struct Decided {
 impl Decided {
     /// All of these claims refused alike, or all undecided.
     fn without_campaign(claims: Vec<(usize, &Claim)>, refusal: Option<Outcome>) -> Self {
-        let verdicts = claims.into_iter().map(|(index, _)| (index, refusal.map(Verdict::Refused))).collect();
-        Self { verdicts, ..Self::default() }
+        let verdicts = claims
+            .into_iter()
+            .map(|(index, _)| (index, refusal.map(Verdict::Refused)))
+            .collect();
+        Self {
+            verdicts,
+            ..Self::default()
+        }
     }
 }
 
@@ -166,13 +215,21 @@ async fn within<T>(
 
 /// Sorts a campaign's claims by user. The earliest claim inside the window leads: it alone asks for a coupon, and the
 /// user's other claims are answered by what it gets.
-fn wishes<'a>(campaign: &Campaign, claims: Vec<(usize, &'a Claim)>) -> BTreeMap<&'a UserId, Wish<'a>> {
+fn wishes<'a>(
+    campaign: &Campaign,
+    claims: Vec<(usize, &'a Claim)>,
+) -> BTreeMap<&'a UserId, Wish<'a>> {
     let mut wishes: BTreeMap<&UserId, Wish<'_>> = BTreeMap::new();
     for (index, claim) in claims {
-        let wish = wishes.entry(&claim.user_id).or_insert(Wish { claims: Vec::new(), leader: None });
+        let wish = wishes.entry(&claim.user_id).or_insert(Wish {
+            claims: Vec::new(),
+            leader: None,
+        });
         wish.claims.push((index, claim));
         let order = |claim: &'a Claim| (claim.requested_at, &claim.claim_id);
-        if refusal_by_time(campaign, claim).is_none() && wish.leader.is_none_or(|first| order(claim) < order(first)) {
+        if refusal_by_time(campaign, claim).is_none()
+            && wish.leader.is_none_or(|first| order(claim) < order(first))
+        {
             wish.leader = Some(claim);
         }
     }
@@ -181,16 +238,27 @@ fn wishes<'a>(campaign: &Campaign, claims: Vec<(usize, &'a Claim)>) -> BTreeMap<
 
 /// What the claim's own time says against it, whatever the stock.
 fn refusal_by_time(campaign: &Campaign, claim: &Claim) -> Option<Outcome> {
-    if claim.is_from_the_future() { Some(Outcome::Rejected) } else { campaign.refusal_at(claim.requested_at) }
+    if claim.is_from_the_future() {
+        Some(Outcome::Rejected)
+    } else {
+        campaign.refusal_at(claim.requested_at)
+    }
 }
 
 /// The order of verdict: a standing coupon, then the claim's own time, then what its leader met. `None` while the
 /// leader is undecided, even for a claim out of time: the leader may yet win the coupon that answers both.
-fn answer(campaign: &Campaign, claim: &Claim, known: Option<&Verdict>, has_leader: bool) -> Option<Verdict> {
+fn answer(
+    campaign: &Campaign,
+    claim: &Claim,
+    known: Option<&Verdict>,
+    has_leader: bool,
+) -> Option<Verdict> {
     match known {
         Some(Verdict::Standing(coupon)) => Some(Verdict::Standing(coupon.clone())),
         None if has_leader => None,
-        refused => refusal_by_time(campaign, claim).map(Verdict::Refused).or_else(|| refused.cloned()),
+        refused => refusal_by_time(campaign, claim)
+            .map(Verdict::Refused)
+            .or_else(|| refused.cloned()),
     }
 }
 

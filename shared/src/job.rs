@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BroadcastId, Campaign, CampaignId, ConnectionId, PartnerId, PortError, ServerFrame, Timestamp, Topic};
+use crate::{
+    BroadcastId, Campaign, CampaignId, ConnectionId, PartnerId, PortError, ServerFrame, Timestamp,
+    Topic,
+};
 
 /// The most answers in one delivery job.
 pub const MAX_ANSWERS_PER_JOB: usize = 200;
@@ -25,7 +28,11 @@ pub struct Answer {
 
 /// A message of DeliveriesQueue.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[serde(
+    tag = "kind",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase"
+)]
 pub enum DeliveryJob {
     /// Answers to claims, at most [`MAX_ANSWERS_PER_JOB`].
     Deliver {
@@ -65,7 +72,8 @@ pub struct Announcement {
     pub partner_id: PartnerId,
     /// Who hears it.
     pub topic: Topic,
-    /// What it is about.
+    /// What it is about. Not `kind`: that tells the message's own.
+    #[serde(rename = "about")]
     pub kind: AnnouncementKind,
     /// What every socket gets, the same bytes for all.
     pub frame: ServerFrame,
@@ -131,7 +139,10 @@ pub trait DeliveryOutbox {
 pub trait BroadcastOutbox {
     /// Sends jobs, each to be seen after its delay in seconds (at most [`MAX_DELAY_SECONDS`]). Once `Ok`, all are durable; on
     /// an error some may be.
-    fn send(&self, jobs: &[(BroadcastJob, u16)]) -> impl Future<Output = Result<(), PortError>> + Send;
+    fn send(
+        &self,
+        jobs: &[(BroadcastJob, u16)],
+    ) -> impl Future<Output = Result<(), PortError>> + Send;
 }
 
 /// Sends to ClaimsQueue.
@@ -144,5 +155,64 @@ pub trait ClaimOutbox {
 pub trait ClaimReturns {
     /// Each message, by its receipt, comes back after so many seconds. Only hurries or delays: without it, a message
     /// comes back after the queue's own visibility time-out.
-    fn come_back(&self, returns: &[(String, u16)]) -> impl Future<Output = Result<(), PortError>> + Send;
+    fn come_back(
+        &self,
+        returns: &[(String, u16)],
+    ) -> impl Future<Output = Result<(), PortError>> + Send;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::sample_campaign;
+    use crate::{FrameBody, MEMBERSHIP_SHARDS, opened};
+
+    #[test]
+    fn every_job_reads_back_as_sent() {
+        let campaign = sample_campaign(10, Timestamp::from_millis(1_790_000_000_000));
+        let announcement = opened(&campaign);
+        let page = PageJob {
+            broadcast_id: announcement.broadcast_id.clone(),
+            topic: announcement.topic.clone(),
+            shard: MEMBERSHIP_SHARDS - 1,
+            generation: 3,
+            frame: ServerFrame {
+                id: "1".into(),
+                body: FrameBody::Pong,
+            },
+        };
+        let stock = StockJob {
+            campaign_id: campaign.campaign_id.clone(),
+            shards: 1,
+            generation: 0,
+            resume: Some((2, ConnectionId::new("L0SM9cOFvHcCIhw=").ok())),
+        };
+        for job in [
+            BroadcastJob::Announce(announcement),
+            BroadcastJob::Page(page),
+            BroadcastJob::Stock(stock),
+        ] {
+            let text = serde_json::to_string(&job).unwrap();
+            assert_eq!(serde_json::from_str::<BroadcastJob>(&text).unwrap(), job);
+        }
+        let connection_id = ConnectionId::new("L0SM9cOFvHcCIhw=").unwrap();
+        let frame = ServerFrame {
+            id: "1".into(),
+            body: FrameBody::Pong,
+        };
+        let answers = vec![Answer {
+            connection_id: connection_id.clone(),
+            frame,
+        }];
+        for job in [
+            DeliveryJob::Deliver { answers },
+            DeliveryJob::Snapshot {
+                connection_id,
+                campaign,
+            },
+        ] {
+            let text = serde_json::to_string(&job).unwrap();
+            assert_eq!(serde_json::from_str::<DeliveryJob>(&text).unwrap(), job);
+        }
+    }
 }

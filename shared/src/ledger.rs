@@ -11,7 +11,10 @@ pub const MAX_CHUNK: usize = 99;
 /// Reads campaigns as they stand.
 pub trait CampaignRecords {
     /// The campaign, `None` if there is none. MUST see every write that was answered before the call.
-    fn find(&self, id: &CampaignId) -> impl Future<Output = Result<Option<Campaign>, PortError>> + Send;
+    fn find(
+        &self,
+        id: &CampaignId,
+    ) -> impl Future<Output = Result<Option<Campaign>, PortError>> + Send;
 }
 
 /// One of a campaign's stock counters. `remaining + issued = quota`, always.
@@ -154,9 +157,15 @@ pub enum Mark {
 /// Marks that a campaign has sold out.
 pub trait SoldMarks {
     /// Sets the mark once. The caller MUST have seen every shard empty.
-    fn mark_sold(&self, campaign: &Campaign) -> impl Future<Output = Result<Mark, PortError>> + Send;
+    fn mark_sold(
+        &self,
+        campaign: &Campaign,
+    ) -> impl Future<Output = Result<Mark, PortError>> + Send;
     /// Whether the mark stands.
-    fn is_sold(&self, campaign: &CampaignId) -> impl Future<Output = Result<bool, PortError>> + Send;
+    fn is_sold(
+        &self,
+        campaign: &CampaignId,
+    ) -> impl Future<Output = Result<bool, PortError>> + Send;
 }
 
 /// A pending stock tick, so that many workers cause one.

@@ -1,9 +1,9 @@
 //! The domain of firstcome: pure rules, ports, and the use cases between them.
 //! With default features no AWS crate is compiled; only `aws` names the SDK, only `memory` holds fakes.
 
+mod announcements;
 #[cfg(feature = "aws")]
 pub mod aws;
-mod announcements;
 mod broadcast;
 mod cache;
 mod campaign;

@@ -2,18 +2,18 @@
 
 mod catalog;
 mod connections;
-mod fan_out;
 mod directory;
+mod fan_out;
 mod ledger;
-mod pusher;
 mod outbox;
+mod pusher;
 mod refresh;
 
 pub use catalog::*;
 pub use connections::*;
-pub use fan_out::*;
 pub use directory::*;
+pub use fan_out::*;
 pub use ledger::*;
-pub use pusher::*;
 pub use outbox::*;
+pub use pusher::*;
 pub use refresh::*;

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
 use crate::{
-    BroadcastJob, BroadcastOutbox, Campaign, CampaignId, Clock, Mark, PortError, SoldMarks, StockJob, StockTicks,
-    sold_out,
+    BroadcastJob, BroadcastOutbox, Campaign, CampaignId, Clock, Mark, PortError, SoldMarks,
+    StockJob, StockTicks, sold_out,
 };
 
 /// The gauge's pace: a job waits this long, and whatever happens meanwhile is in it. In seconds.
@@ -27,7 +27,12 @@ pub struct StockNews<M, B, K> {
 impl<M: SoldMarks + StockTicks, B: BroadcastOutbox, K: Clock> StockNews<M, B, K> {
     /// A teller that has announced nothing yet.
     pub fn new(marks: M, broadcasts: B, clock: K) -> Self {
-        Self { marks, broadcasts, clock, announced: Mutex::default() }
+        Self {
+            marks,
+            broadcasts,
+            clock,
+            announced: Mutex::default(),
+        }
     }
 
     /// Has the campaign's present stock told within [`TICK_SECONDS`], once however many ask.
@@ -36,11 +41,23 @@ impl<M: SoldMarks + StockTicks, B: BroadcastOutbox, K: Clock> StockNews<M, B, K>
     /// [`PortError`]; the gauge is then late until the next change.
     pub async fn stock_changed(&self, campaign: &Campaign) -> Result<(), PortError> {
         let id = &campaign.campaign_id;
-        if self.marks.mark(id, self.clock.now(), TICK_STALE_SECONDS).await? == Mark::Stood {
+        if self
+            .marks
+            .mark(id, self.clock.now(), TICK_STALE_SECONDS)
+            .await?
+            == Mark::Stood
+        {
             return Ok(());
         }
-        let job = StockJob { campaign_id: id.clone(), shards: campaign.shards, generation: 0, resume: None };
-        self.broadcasts.send(&[(BroadcastJob::Stock(job), TICK_SECONDS)]).await
+        let job = StockJob {
+            campaign_id: id.clone(),
+            shards: campaign.shards,
+            generation: 0,
+            resume: None,
+        };
+        self.broadcasts
+            .send(&[(BroadcastJob::Stock(job), TICK_SECONDS)])
+            .await
     }
 
     /// Marks the campaign as sold out, for the doors, and has it announced. The caller MUST have seen every shard empty.
@@ -54,7 +71,9 @@ impl<M: SoldMarks + StockTicks, B: BroadcastOutbox, K: Clock> StockNews<M, B, K>
             return Ok(());
         }
         self.marks.mark_sold(campaign).await?;
-        self.broadcasts.send(&[(BroadcastJob::Announce(sold_out(campaign)), 0)]).await?;
+        self.broadcasts
+            .send(&[(BroadcastJob::Announce(sold_out(campaign)), 0)])
+            .await?;
         let mut announced = self.announced();
         if announced.len() >= REMEMBERED {
             announced.clear();
@@ -64,6 +83,8 @@ impl<M: SoldMarks + StockTicks, B: BroadcastOutbox, K: Clock> StockNews<M, B, K>
     }
 
     fn announced(&self) -> std::sync::MutexGuard<'_, HashSet<CampaignId>> {
-        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
+        self.announced
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

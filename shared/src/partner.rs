@@ -26,8 +26,14 @@ pub enum Scope {
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 6] =
-        [Self::Campaigns, Self::Tickets, Self::Claims, Self::Coupons, Self::Broadcasts, Self::Points];
+    pub const ALL: [Self; 6] = [
+        Self::Campaigns,
+        Self::Tickets,
+        Self::Claims,
+        Self::Coupons,
+        Self::Broadcasts,
+        Self::Points,
+    ];
 
     /// The public name.
     pub fn as_str(self) -> &'static str {
@@ -51,14 +57,22 @@ pub struct ApiKey {
 impl ApiKey {
     /// A new key from 64 random bits of id and 256 of secret.
     pub fn from_random(id: u64, secret: [u128; 2]) -> Self {
-        Self { key_id: format!("{id:016x}"), secret: format!("{:032x}{:032x}", secret[0], secret[1]) }
+        Self {
+            key_id: format!("{id:016x}"),
+            secret: format!("{:032x}{:032x}", secret[0], secret[1]),
+        }
     }
 
     /// Reads a key; `None` if it has not the form of one.
     pub fn parse(text: &str) -> Option<Self> {
         let (key_id, secret) = text.strip_prefix("fck_")?.split_once('_')?;
-        let hex = |text: &str, length| text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        (hex(key_id, 16) && hex(secret, 64)).then(|| Self { key_id: key_id.into(), secret: secret.into() })
+        let hex = |text: &str, length| {
+            text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        (hex(key_id, 16) && hex(secret, 64)).then(|| Self {
+            key_id: key_id.into(),
+            secret: secret.into(),
+        })
     }
 
     /// The part that may be stored and logged.
@@ -73,7 +87,10 @@ impl ApiKey {
 
     /// SHA-256 of the secret, in hex: what is stored.
     pub fn secret_sha256(&self) -> String {
-        Sha256::digest(self.secret.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+        Sha256::digest(self.secret.as_bytes())
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 }
 
@@ -105,7 +122,10 @@ impl KeyRecord {
 /// Reads stored keys.
 pub trait KeyStore {
     /// The key with this id.
-    fn key(&self, key_id: &str) -> impl Future<Output = Result<Option<KeyRecord>, PortError>> + Send;
+    fn key(
+        &self,
+        key_id: &str,
+    ) -> impl Future<Output = Result<Option<KeyRecord>, PortError>> + Send;
 }
 
 #[cfg(test)]
@@ -135,7 +155,19 @@ mod tests {
         let now = Timestamp::from_millis(1000);
         assert!(record(&key).admits(&key, now));
         assert!(!record(&key).admits(&ApiKey::from_random(1, [2, 4]), now));
-        assert!(!KeyRecord { status: "revoked".into(), ..record(&key) }.admits(&key, now));
-        assert!(!KeyRecord { expires_at: Some(now), ..record(&key) }.admits(&key, now));
+        assert!(
+            !KeyRecord {
+                status: "revoked".into(),
+                ..record(&key)
+            }
+            .admits(&key, now)
+        );
+        assert!(
+            !KeyRecord {
+                expires_at: Some(now),
+                ..record(&key)
+            }
+            .admits(&key, now)
+        );
     }
 }

@@ -26,13 +26,27 @@ pub struct PortError {
 
 impl PortError {
     /// A failure that may pass.
-    pub fn retry(operation: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self { operation, fate: Fate::Retry, source: source.into() }
+    pub fn retry(
+        operation: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self {
+            operation,
+            fate: Fate::Retry,
+            source: source.into(),
+        }
     }
 
     /// A failure that stays.
-    pub fn reject(operation: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self { operation, fate: Fate::Reject, source: source.into() }
+    pub fn reject(
+        operation: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self {
+            operation,
+            fate: Fate::Reject,
+            source: source.into(),
+        }
     }
 }
 

@@ -4,8 +4,9 @@
 use std::collections::HashSet;
 
 use crate::{
-    ANNOUNCE_AHEAD_SECONDS, Announcement, BroadcastId, BroadcastJob, BroadcastOutbox, Campaign, CampaignId, Clock,
-    PortError, Snapshot, StockCounters, Timestamp, closed, delay_seconds, opened, sold_out,
+    ANNOUNCE_AHEAD_SECONDS, Announcement, BroadcastId, BroadcastJob, BroadcastOutbox, Campaign,
+    CampaignId, Clock, PortError, Snapshot, StockCounters, Timestamp, closed, delay_seconds,
+    opened, sold_out,
 };
 
 /// A campaign leaves the snapshot so many seconds after its end (a day).
@@ -37,7 +38,10 @@ pub enum Publication {
 /// Writes what the doors read.
 pub trait SnapshotStore {
     /// Publishes the snapshot on every replica, unless a newer one stands. A reader sees all of it or nothing.
-    fn publish(&self, snapshot: &Snapshot) -> impl Future<Output = Result<Publication, PortError>> + Send;
+    fn publish(
+        &self,
+        snapshot: &Snapshot,
+    ) -> impl Future<Output = Result<Publication, PortError>> + Send;
 }
 
 /// Knows which announcements have gone out.
@@ -76,12 +80,22 @@ where
     K: Clock,
 {
     let built_at = clock.now();
-    let (retired, campaigns): (Vec<_>, Vec<_>) =
-        store.live().await?.into_iter().partition(|campaign| is_over(campaign, built_at));
-    let snapshot = Snapshot { version: built_at.millis(), built_at, campaigns };
+    let (retired, campaigns): (Vec<_>, Vec<_>) = store
+        .live()
+        .await?
+        .into_iter()
+        .partition(|campaign| is_over(campaign, built_at));
+    let snapshot = Snapshot {
+        version: built_at.millis(),
+        built_at,
+        campaigns,
+    };
     let publication = store.publish(&snapshot).await?;
 
-    let mut round = Round { campaigns: snapshot.campaigns.len(), ..Round::default() };
+    let mut round = Round {
+        campaigns: snapshot.campaigns.len(),
+        ..Round::default()
+    };
     round.late = publication == Publication::Late;
     for campaign in &retired {
         match store.retire(&campaign.campaign_id).await {
@@ -92,7 +106,10 @@ where
     match announce(store, broadcasts, &snapshot.campaigns, clock.now()).await {
         Ok(announced) => round.announced = announced,
         Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "announcements not sent; next round tries again");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "announcements not sent; next round tries again"
+            );
         }
     }
     round.drifted = audit(store, &snapshot.campaigns).await;
@@ -120,9 +137,13 @@ where
     B: BroadcastOutbox,
 {
     let sold = store.sold().await?;
-    let wanted = |campaign: &Campaign| announcements(campaign, sold.contains(&campaign.campaign_id), now);
+    let wanted =
+        |campaign: &Campaign| announcements(campaign, sold.contains(&campaign.campaign_id), now);
     let wanted: Vec<Announcement> = campaigns.iter().flat_map(wanted).collect();
-    let ids: Vec<BroadcastId> = wanted.iter().map(|announcement| announcement.broadcast_id.clone()).collect();
+    let ids: Vec<BroadcastId> = wanted
+        .iter()
+        .map(|announcement| announcement.broadcast_id.clone())
+        .collect();
     let gone_out = store.fanned_out(&ids).await?;
     let jobs: Vec<(BroadcastJob, u16)> = wanted
         .into_iter()
@@ -174,7 +195,10 @@ async fn audit<S: StockCounters>(store: &S, campaigns: &[Campaign]) -> usize {
                 continue;
             }
         };
-        let sum: u64 = stock.iter().map(|shard| u64::from(shard.remaining) + u64::from(shard.issued)).sum();
+        let sum: u64 = stock
+            .iter()
+            .map(|shard| u64::from(shard.remaining) + u64::from(shard.issued))
+            .sum();
         if stock.len() != shards.len() || sum != u64::from(campaign.total) {
             drifted += 1;
             tracing::error!(
@@ -198,9 +222,14 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 
-    async fn round(store: &MemoryRefreshStore, now: Timestamp) -> (Round, Vec<(AnnouncementKind, u16)>) {
+    async fn round(
+        store: &MemoryRefreshStore,
+        now: Timestamp,
+    ) -> (Round, Vec<(AnnouncementKind, u16)>) {
         let outbox = MemoryOutbox::default();
-        let round = refresh(store, &outbox, &MemoryClock::at(now)).await.unwrap();
+        let round = refresh(store, &outbox, &MemoryClock::at(now))
+            .await
+            .unwrap();
         let kind = |(job, delay): (BroadcastJob, u16)| match job {
             BroadcastJob::Announce(announcement) => (announcement.kind, delay),
             other => panic!("{other:?}"),
@@ -231,7 +260,10 @@ mod tests {
         let store = MemoryRefreshStore::default();
         let campaign = sample_campaign(10, NOW);
         store.add(&campaign);
-        assert_eq!(round(&store, NOW.plus_seconds(60)).await.1, [(AnnouncementKind::Opened, 0)]);
+        assert_eq!(
+            round(&store, NOW.plus_seconds(60)).await.1,
+            [(AnnouncementKind::Opened, 0)]
+        );
         store.gone_out(&opened(&campaign).broadcast_id);
         assert_eq!(round(&store, NOW.plus_seconds(60)).await.1, []);
     }
@@ -242,7 +274,10 @@ mod tests {
         let mut campaign = sample_campaign(10, NOW);
         campaign.closed_at = Some(NOW.plus_seconds(30));
         store.add(&campaign);
-        assert_eq!(round(&store, NOW.plus_seconds(60)).await.1, [(AnnouncementKind::Closed, 0)]);
+        assert_eq!(
+            round(&store, NOW.plus_seconds(60)).await.1,
+            [(AnnouncementKind::Closed, 0)]
+        );
     }
 
     #[tokio::test]

@@ -56,7 +56,10 @@ impl Ticket {
         random: u128,
     ) -> Result<Self, InvalidValue> {
         if !(10..=300).contains(&ttl_seconds) {
-            return Err(InvalidValue { field: "ttlSeconds", expected: "10 to 300" });
+            return Err(InvalidValue {
+                field: "ttlSeconds",
+                expected: "10 to 300",
+            });
         }
         Ok(Self {
             partner_id,
@@ -82,10 +85,16 @@ impl TicketKey {
     /// [`InvalidValue`] if the secret is shorter than 32 bytes, HS256's own strength.
     pub fn new(secret: &str) -> Result<Self, InvalidValue> {
         if secret.len() < 32 {
-            return Err(InvalidValue { field: "TICKET_SECRET", expected: "at least 32 bytes" });
+            return Err(InvalidValue {
+                field: "TICKET_SECRET",
+                expected: "at least 32 bytes",
+            });
         }
         let bytes = secret.as_bytes();
-        Ok(Self { encoding: EncodingKey::from_secret(bytes), decoding: DecodingKey::from_secret(bytes) })
+        Ok(Self {
+            encoding: EncodingKey::from_secret(bytes),
+            decoding: DecodingKey::from_secret(bytes),
+        })
     }
 
     /// The ticket as text for the client.
@@ -93,7 +102,8 @@ impl TicketKey {
     /// # Errors
     /// [`TicketError::Invalid`] if it cannot be encoded.
     pub fn sign(&self, ticket: &Ticket) -> Result<String, TicketError> {
-        jsonwebtoken::encode(&Header::new(Algorithm::HS256), ticket, &self.encoding).map_err(TicketError::Invalid)
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), ticket, &self.encoding)
+            .map_err(TicketError::Invalid)
     }
 
     /// Reads a ticket that is good at `now`.
@@ -103,12 +113,16 @@ impl TicketKey {
     pub fn verify(&self, text: &str, now: Timestamp) -> Result<Ticket, TicketError> {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_audience(&[AUDIENCE]);
-        validation.required_spec_claims = HashSet::from(["exp", "aud", "iss", "sub"].map(String::from));
+        validation.required_spec_claims =
+            HashSet::from(["exp", "aud", "iss", "sub"].map(String::from));
         // Judged below, against the caller's clock and without leeway.
         validation.validate_exp = false;
-        let ticket: Ticket =
-            jsonwebtoken::decode(text, &self.decoding, &validation).map_err(TicketError::Invalid)?.claims;
-        (now.epoch_seconds() < ticket.expires_at).then_some(ticket).ok_or(TicketError::Expired)
+        let ticket: Ticket = jsonwebtoken::decode(text, &self.decoding, &validation)
+            .map_err(TicketError::Invalid)?
+            .claims;
+        (now.epoch_seconds() < ticket.expires_at)
+            .then_some(ticket)
+            .ok_or(TicketError::Expired)
     }
 }
 
@@ -119,15 +133,27 @@ mod tests {
     const NOW: Timestamp = Timestamp::EPOCH;
 
     fn ticket(ttl: u32) -> Result<Ticket, InvalidValue> {
-        Ticket::new(PartnerId::new("p").unwrap(), UserId::new("u").unwrap(), ttl, NOW, 9)
+        Ticket::new(
+            PartnerId::new("p").unwrap(),
+            UserId::new("u").unwrap(),
+            ttl,
+            NOW,
+            9,
+        )
     }
 
     #[test]
     fn a_ticket_is_good_until_its_end() {
         let key = TicketKey::new(&"s".repeat(32)).unwrap();
         let text = key.sign(&ticket(60).unwrap()).unwrap();
-        assert_eq!(key.verify(&text, NOW.plus_seconds(59)).unwrap(), ticket(60).unwrap());
-        assert!(matches!(key.verify(&text, NOW.plus_seconds(60)), Err(TicketError::Expired)));
+        assert_eq!(
+            key.verify(&text, NOW.plus_seconds(59)).unwrap(),
+            ticket(60).unwrap()
+        );
+        assert!(matches!(
+            key.verify(&text, NOW.plus_seconds(60)),
+            Err(TicketError::Expired)
+        ));
     }
 
     #[test]
@@ -135,10 +161,16 @@ mod tests {
         let key = TicketKey::new(&"s".repeat(32)).unwrap();
         let other = TicketKey::new(&"t".repeat(32)).unwrap();
         let text = other.sign(&ticket(60).unwrap()).unwrap();
-        assert!(matches!(key.verify(&text, NOW), Err(TicketError::Invalid(_))));
+        assert!(matches!(
+            key.verify(&text, NOW),
+            Err(TicketError::Invalid(_))
+        ));
         let claims = text.split('.').nth(1).unwrap();
         let unsigned = format!("eyJhbGciOiJub25lIn0.{claims}.");
-        assert!(matches!(key.verify(&unsigned, NOW), Err(TicketError::Invalid(_))));
+        assert!(matches!(
+            key.verify(&unsigned, NOW),
+            Err(TicketError::Invalid(_))
+        ));
         assert!(TicketKey::new("short").is_err());
     }
 

@@ -35,10 +35,17 @@ impl Timestamp {
     /// # Errors
     /// [`InvalidValue`] if the text is no such time or lies before 1970.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
-        let invalid = InvalidValue { field: "time", expected: "an RFC 3339 time such as 2026-01-31T09:00:00Z" };
+        let invalid = InvalidValue {
+            field: "time",
+            expected: "an RFC 3339 time such as 2026-01-31T09:00:00Z",
+        };
         let parsed = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| invalid.clone())?;
-        let millis = i64::try_from(parsed.unix_timestamp_nanos() / 1_000_000).map_err(|_| invalid.clone())?;
-        (0..=Self::LAST).contains(&millis).then_some(Self(millis)).ok_or(invalid)
+        let millis = i64::try_from(parsed.unix_timestamp_nanos() / 1_000_000)
+            .map_err(|_| invalid.clone())?;
+        (0..=Self::LAST)
+            .contains(&millis)
+            .then_some(Self(millis))
+            .ok_or(invalid)
     }
 
     /// Milliseconds since the epoch.
@@ -98,7 +105,9 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let since = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
         Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
     }
 }
@@ -111,8 +120,14 @@ mod tests {
     fn a_time_reads_back_as_written() {
         let t = Timestamp::from_millis(1_790_000_000_123);
         assert_eq!(Timestamp::parse(&t.to_string()), Ok(t));
-        assert_eq!(Timestamp::parse("2026-01-31T18:00:00+09:00"), Timestamp::parse("2026-01-31T09:00:00Z"));
+        assert_eq!(
+            Timestamp::parse("2026-01-31T18:00:00+09:00"),
+            Timestamp::parse("2026-01-31T09:00:00Z")
+        );
         assert!(Timestamp::parse("tomorrow").is_err());
-        assert_eq!(Timestamp::from_millis(i64::MAX).to_string(), "9999-12-31T23:59:59Z");
+        assert_eq!(
+            Timestamp::from_millis(i64::MAX).to_string(),
+            "9999-12-31T23:59:59Z"
+        );
     }
 }

@@ -1,1 +1,13 @@
-//! End-to-end tests against a deployed stack.
+//! Harness of the end-to-end tests: a deployed stack, partners on it, HTTP calls and sockets with time-outs.
+//!
+//! Everything here fails by panicking with a sentence. The tests see only what a client, a producer or an operator sees.
+
+#![expect(clippy::panic, clippy::expect_used, reason = "a test harness fails by panicking")]
+
+mod partner;
+mod socket;
+mod stack;
+
+pub use partner::{Partner, Reply};
+pub use socket::Socket;
+pub use stack::{Stack, eventually, in_seconds};

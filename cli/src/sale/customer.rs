@@ -213,18 +213,20 @@ impl Customer {
 
     fn hear(&mut self, frame: Frame) {
         match frame {
-            Frame::Gateway(text) => return self.refused(text),
-            Frame::Error { code, message } => return self.refused(format!("{code}: {message}")),
+            Frame::Gateway(text) => self.refused(text),
+            Frame::Error { code, message } => self.refused(format!("{code}: {message}")),
             Frame::Subscribed => self.subscribed(),
             Frame::Result(answered) => self.answered(answered),
-            Frame::Accepted => self.wait_for(Due::Result, PATIENCE),
+            Frame::Accepted => {
+                self.state.refusals = 0;
+                self.wait_for(Due::Result, PATIENCE);
+            }
             Frame::Broadcast { id, message } => {
                 let first = self.state.heard.insert(id);
                 self.tell(if first { Event::Heard(message) } else { Event::HeardAgain });
             }
             Frame::Undecided | Frame::Other => {}
         }
-        self.state.refusals = 0;
     }
 
     fn subscribed(&mut self) {
@@ -232,6 +234,7 @@ impl Customer {
             self.state.subscribed = true;
             self.tell(Event::Present);
         }
+        self.state.refusals = 0;
         // On a new socket the answer may have gone to the old one: ask for it first.
         self.state.due = None;
         if self.state.claiming && self.wishes.are_pending() {

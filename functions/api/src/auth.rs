@@ -41,13 +41,24 @@ pub(crate) struct Gate<K> {
 
 impl<K: KeyStore> Gate<K> {
     pub(crate) fn new(keys: K) -> Self {
-        Self { keys, reads: Mutex::default() }
+        Self {
+            keys,
+            reads: Mutex::default(),
+        }
     }
 
     /// Whose key it is, if it opens `scope` at `now`.
-    pub(crate) async fn partner(&self, text: &str, scope: Scope, now: Timestamp) -> Result<PartnerId, Problem> {
+    pub(crate) async fn partner(
+        &self,
+        text: &str,
+        scope: Scope,
+        now: Timestamp,
+    ) -> Result<PartnerId, Problem> {
         let key = ApiKey::parse(text).ok_or_else(Problem::unauthorized)?;
-        let record = self.record(key.key_id(), now).await?.filter(|record| record.admits(&key, now));
+        let record = self
+            .record(key.key_id(), now)
+            .await?
+            .filter(|record| record.admits(&key, now));
         let record = record.ok_or_else(Problem::unauthorized)?;
         if !record.scopes.contains(&scope) {
             let detail = format!("the key lacks the scope {}", scope.as_str());
@@ -59,7 +70,11 @@ impl<K: KeyStore> Gate<K> {
     async fn record(&self, key_id: &str, now: Timestamp) -> Result<Option<KeyRecord>, PortError> {
         let read = self.read_of(key_id, now);
         let loaded = read.get_or_init(|| self.load(key_id, now)).await;
-        let shared_failure = |fate| PortError { operation: "read the API key", fate, source: "see the log above".into() };
+        let shared_failure = |fate| PortError {
+            operation: "read the API key",
+            fate,
+            source: "see the log above".into(),
+        };
         loaded.record.clone().map_err(shared_failure)
     }
 
@@ -76,7 +91,10 @@ impl<K: KeyStore> Gate<K> {
             tracing::warn!(error = %error, cause = %error.source, "API key not read");
             error.fate
         });
-        Loaded { record, fresh_until }
+        Loaded {
+            record,
+            fresh_until,
+        }
     }
 
     /// The read that answers for this key: a fresh one, one under way, or a new one.
@@ -88,7 +106,10 @@ impl<K: KeyStore> Gate<K> {
         }
         if reads.len() >= CAPACITY {
             // Guessed keys go first, so that guessing cannot push the known ones out.
-            let known = |read: &Read| read.get().is_none_or(|loaded| matches!(loaded.record, Ok(Some(_))));
+            let known = |read: &Read| {
+                read.get()
+                    .is_none_or(|loaded| matches!(loaded.record, Ok(Some(_))))
+            };
             reads.retain(|_, read| answers(read) && known(read));
             if reads.len() >= CAPACITY {
                 reads.clear();
@@ -106,7 +127,11 @@ pub(crate) async fn admit<P: Ports>(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let key = request.headers().get("x-api-key").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let key = request
+        .headers()
+        .get("x-api-key")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let partner = api.gate.partner(key, scope, api.clock.now()).await?;
     request.extensions_mut().insert(partner);
     Ok(next.run(request).await)
@@ -149,7 +174,11 @@ mod tests {
         let unknown = ApiKey::from_random(9, [2, 3]).reveal();
         for (second, reads) in [(0, 2), (9, 2), (10, 3), (59, 4), (60, 5)] {
             let now = NOW.plus_seconds(second);
-            assert!(gate.partner(&key.reveal(), Scope::Claims, now).await.is_ok());
+            assert!(
+                gate.partner(&key.reveal(), Scope::Claims, now)
+                    .await
+                    .is_ok()
+            );
             assert!(gate.partner(&unknown, Scope::Claims, now).await.is_err());
             assert_eq!(store.key_reads(), reads, "after {second} s");
         }
@@ -170,14 +199,22 @@ mod tests {
     #[tokio::test]
     async fn guessing_keys_neither_fills_the_memory_nor_pushes_known_ones_out() {
         let (gate, store, key) = gate();
-        assert!(gate.partner(&key.reveal(), Scope::Claims, NOW).await.is_ok());
+        assert!(
+            gate.partner(&key.reveal(), Scope::Claims, NOW)
+                .await
+                .is_ok()
+        );
         for guess in 100..1500 {
             let text = ApiKey::from_random(guess, [2, 3]).reveal();
             assert!(gate.partner(&text, Scope::Claims, NOW).await.is_err());
         }
         assert!(gate.reads.lock().unwrap().len() <= CAPACITY);
         let reads = store.key_reads();
-        assert!(gate.partner(&key.reveal(), Scope::Claims, NOW).await.is_ok());
+        assert!(
+            gate.partner(&key.reveal(), Scope::Claims, NOW)
+                .await
+                .is_ok()
+        );
         assert_eq!(store.key_reads(), reads);
     }
 }

@@ -11,8 +11,8 @@ use axum::{
     routing::{get, post},
 };
 use firstcome_core::{
-    BroadcastOutbox, BroadcastReports, CampaignCatalog, CampaignRecords, ClaimOutbox, Clock, Entropy, KeyStore, Scope,
-    SoldMarks, StandingCoupons, StockCounters, TicketKey, UserCoupons,
+    BroadcastOutbox, BroadcastReports, CampaignCatalog, CampaignRecords, ClaimOutbox, Clock,
+    Entropy, KeyStore, Scope, SoldMarks, StandingCoupons, StockCounters, TicketKey, UserCoupons,
 };
 use serde_json::json;
 
@@ -57,27 +57,49 @@ pub(crate) fn router<P: Ports>(api: Arc<Api<P>>) -> Router {
         routes.route_layer(from_fn_with_state((api.clone(), scope), admit::<P>))
     };
     let campaigns = Router::new()
-        .route("/v1/campaigns", get(campaigns::list).post(campaigns::create))
+        .route(
+            "/v1/campaigns",
+            get(campaigns::list).post(campaigns::create),
+        )
         .route("/v1/campaigns/{campaignId}", get(campaigns::show))
         .route("/v1/campaigns/{campaignId}/close", post(campaigns::close));
     let claims = Router::new()
         .route("/v1/campaigns/{campaignId}/claims", post(claims::claim))
-        .route("/v1/campaigns/{campaignId}/claims/{userId}", get(claims::status));
+        .route(
+            "/v1/campaigns/{campaignId}/claims/{userId}",
+            get(claims::status),
+        );
     let broadcasts = Router::new()
         .route("/v1/broadcasts", post(broadcasts::to_partner))
-        .route("/v1/campaigns/{campaignId}/broadcasts", post(broadcasts::to_campaign))
+        .route(
+            "/v1/campaigns/{campaignId}/broadcasts",
+            post(broadcasts::to_campaign),
+        )
         .route("/v1/broadcasts/{broadcastId}", get(broadcasts::report));
     Router::new()
         .merge(scoped(Scope::Campaigns, campaigns))
-        .merge(scoped(Scope::Tickets, Router::new().route("/v1/tickets", post(users::ticket))))
+        .merge(scoped(
+            Scope::Tickets,
+            Router::new().route("/v1/tickets", post(users::ticket)),
+        ))
         .merge(scoped(Scope::Claims, claims))
-        .merge(scoped(Scope::Coupons, Router::new().route("/v1/users/{userId}/coupons", get(users::coupons))))
+        .merge(scoped(
+            Scope::Coupons,
+            Router::new().route("/v1/users/{userId}/coupons", get(users::coupons)),
+        ))
         .merge(scoped(Scope::Broadcasts, broadcasts))
         .route("/healthz", get(async || Json(json!({"status": "ok"}))))
-        .route("/openapi.json", get(async || ([(CONTENT_TYPE, "application/json")], OPENAPI)))
+        .route(
+            "/openapi.json",
+            get(async || ([(CONTENT_TYPE, "application/json")], OPENAPI)),
+        )
         .fallback(async || Problem::not_found("there is no such route"))
         .method_not_allowed_fallback(async || {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "the route has no such method")
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "the route has no such method",
+            )
         })
         .layer(from_fn(summarize))
         .with_state(api)
@@ -87,14 +109,19 @@ pub(crate) fn router<P: Ports>(api: Arc<Api<P>>) -> Router {
 async fn summarize(request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().map_or("none".into(), |path| path.as_str().to_owned());
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("none".into(), |path| path.as_str().to_owned());
     let response = next.run(request).await.into_response();
-    let code = response.extensions().get::<Code>().map_or("", |code| code.0);
+    let code = response
+        .extensions()
+        .get::<Code>()
+        .map_or("", |code| code.0);
     let (status, duration_ms) = (response.status().as_u16(), started.elapsed().as_millis());
     tracing::info!(http.method = %method, http.route = route, http.status = status, duration_ms, problem.code = code, "request answered");
     response
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

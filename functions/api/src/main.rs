@@ -30,7 +30,10 @@ impl Ports for OnAws {
 async fn main() -> Result<(), Error> {
     lambda_runtime::tracing::init_default_subscriber();
     let sdk = aws::Aws::load().await;
-    let (campaigns, coupons) = (aws::variable("CAMPAIGNS_TABLE")?, aws::variable("COUPONS_TABLE")?);
+    let (campaigns, coupons) = (
+        aws::variable("CAMPAIGNS_TABLE")?,
+        aws::variable("COUPONS_TABLE")?,
+    );
     let secret = aws::secret_text(&sdk, &aws::variable("TICKET_SECRET")?).await?;
     let api = Api::<OnAws> {
         campaigns: aws::DynamoCampaigns::new(&sdk, campaigns.clone()),

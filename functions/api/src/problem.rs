@@ -23,17 +23,29 @@ pub(crate) struct Code(pub(crate) &'static str);
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), field: None }
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+            field: None,
+        }
     }
 
     /// 400, with the field's public name.
     pub(crate) fn malformed(field: impl Into<String>, detail: impl Into<String>) -> Self {
         let problem = Self::new(StatusCode::BAD_REQUEST, "malformed", detail);
-        Self { field: Some(field.into()), ..problem }
+        Self {
+            field: Some(field.into()),
+            ..problem
+        }
     }
 
     pub(crate) fn unauthorized() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "X-API-Key must be a valid key")
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "X-API-Key must be a valid key",
+        )
     }
 
     pub(crate) fn not_found(detail: &str) -> Self {
@@ -46,20 +58,31 @@ impl Problem {
 
     pub(crate) fn idempotency_mismatch() -> Self {
         let detail = "Idempotency-Key came before with another request";
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_mismatch", detail)
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "idempotency_mismatch",
+            detail,
+        )
     }
 
     /// 500; the cause goes to the log and nowhere else.
     pub(crate) fn internal(cause: &dyn std::error::Error) -> Self {
         tracing::error!(error = %chain(cause), "request failed");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request failed on our side")
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "the request failed on our side",
+        )
     }
 }
 
 /// An error with all its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }
 
 impl From<InvalidValue> for Problem {
@@ -74,7 +97,11 @@ impl From<PortError> for Problem {
             Fate::Reject => Self::internal(&error),
             Fate::Retry => {
                 tracing::warn!(error = %chain(&error), "request not carried out for now");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "try again shortly")
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "unavailable",
+                    "try again shortly",
+                )
             }
         }
     }
@@ -100,7 +127,10 @@ impl IntoResponse for Problem {
         }
         let mut response = (self.status, Json(body)).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }

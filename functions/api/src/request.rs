@@ -27,11 +27,16 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         // The whole body is in memory already; reading it fails only for its length.
-        let bytes = to_bytes(request.into_body(), MAX_BODY_BYTES).await.map_err(|_| {
-            let detail = format!("body must be at most {MAX_BODY_BYTES} bytes");
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
-        })?;
-        Ok(Self { value: parse(&bytes)?, sha256: sha256_hex(&bytes) })
+        let bytes = to_bytes(request.into_body(), MAX_BODY_BYTES)
+            .await
+            .map_err(|_| {
+                let detail = format!("body must be at most {MAX_BODY_BYTES} bytes");
+                Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+            })?;
+        Ok(Self {
+            value: parse(&bytes)?,
+            sha256: sha256_hex(&bytes),
+        })
     }
 }
 
@@ -57,8 +62,14 @@ fn complaint(path: String, error: &serde_json::Error) -> Problem {
         return not_an_object();
     }
     let text = error.to_string();
-    let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
-    let named = |prefix: &str| text.strip_prefix(prefix)?.strip_suffix('`').map(str::to_owned);
+    let text = text
+        .rsplit_once(" at line ")
+        .map_or(text.as_str(), |(text, _)| text);
+    let named = |prefix: &str| {
+        text.strip_prefix(prefix)?
+            .strip_suffix('`')
+            .map(str::to_owned)
+    };
     if let Some(field) = named("missing field `") {
         let detail = format!("{field} is missing");
         return Problem::malformed(field, detail);
@@ -68,7 +79,9 @@ fn complaint(path: String, error: &serde_json::Error) -> Problem {
         return Problem::malformed(field, detail);
     }
     let expected = match text.strip_prefix("invalid ") {
-        Some(quoting) => quoting.rsplit_once(", expected ").map(|(_, expected)| expected),
+        Some(quoting) => quoting
+            .rsplit_once(", expected ")
+            .map(|(_, expected)| expected),
         None => text.split_once(" must be ").map(|(_, expected)| expected),
     };
     let expected = match expected {
@@ -88,7 +101,8 @@ impl<S: Send + Sync> FromRequestParts<S> for PathIds {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let ids = Path::from_request_parts(parts, state).await;
-        ids.map(|Path(ids)| Self(ids)).map_err(|_| Problem::not_found("there is no such route"))
+        ids.map(|Path(ids)| Self(ids))
+            .map_err(|_| Problem::not_found("there is no such route"))
     }
 }
 
@@ -99,7 +113,9 @@ impl PathIds {
 
     /// A text that can be no campaign's id names none: 404, not 400.
     pub(crate) fn campaign(&self) -> Result<CampaignId, Problem> {
-        let id = CampaignId::new(self.text("campaignId")).ok().filter(|id| id.minted_at().is_some());
+        let id = CampaignId::new(self.text("campaignId"))
+            .ok()
+            .filter(|id| id.minted_at().is_some());
         id.ok_or_else(|| Problem::not_found("there is no such campaign"))
     }
 
@@ -108,7 +124,8 @@ impl PathIds {
     }
 
     pub(crate) fn broadcast(&self) -> Result<BroadcastId, Problem> {
-        BroadcastId::new(self.text("broadcastId")).map_err(|_| Problem::not_found("there is no such broadcast"))
+        BroadcastId::new(self.text("broadcastId"))
+            .map_err(|_| Problem::not_found("there is no such broadcast"))
     }
 }
 
@@ -124,11 +141,23 @@ impl<S: Send + Sync> FromRequestParts<S> for Cursor {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let invalid = || InvalidValue { field: "cursor", expected: "the `next` of an earlier page" };
-        let query = Query::<CursorQuery>::from_request_parts(parts, state).await.map_err(|_| invalid())?;
-        let Some(text) = &query.cursor else { return Ok(Self(None)) };
-        let id = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| CampaignId::new(String::from_utf8(bytes).ok()?).ok());
-        let id = id.filter(|id| id.minted_at().is_some()).ok_or_else(invalid)?;
+        let invalid = || InvalidValue {
+            field: "cursor",
+            expected: "the `next` of an earlier page",
+        };
+        let query = Query::<CursorQuery>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| invalid())?;
+        let Some(text) = &query.cursor else {
+            return Ok(Self(None));
+        };
+        let id = URL_SAFE_NO_PAD
+            .decode(text)
+            .ok()
+            .and_then(|bytes| CampaignId::new(String::from_utf8(bytes).ok()?).ok());
+        let id = id
+            .filter(|id| id.minted_at().is_some())
+            .ok_or_else(invalid)?;
         Ok(Self(Some(id)))
     }
 }
@@ -143,6 +172,8 @@ impl Cursor {
 /// The request's `Idempotency-Key`, if it has one.
 pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, InvalidValue> {
     // A value that is no text fails like an empty one.
-    let text = headers.get("idempotency-key").map(|value| value.to_str().unwrap_or_default());
+    let text = headers
+        .get("idempotency-key")
+        .map(|value| value.to_str().unwrap_or_default());
     text.map(IdempotencyKey::new).transpose()
 }

@@ -17,7 +17,15 @@ use crate::{
 type Answer = Result<Response, Problem>;
 
 /// The partner's campaign. Another partner's is as unknown as one that does not exist.
-async fn own_campaign<P: Ports>(api: &Api<P>, partner: &PartnerId, id: &CampaignId) -> Result<Campaign, Problem> {
-    let found = api.campaigns.find(id).await?.filter(|campaign| campaign.partner_id == *partner);
+async fn own_campaign<P: Ports>(
+    api: &Api<P>,
+    partner: &PartnerId,
+    id: &CampaignId,
+) -> Result<Campaign, Problem> {
+    let found = api
+        .campaigns
+        .find(id)
+        .await?
+        .filter(|campaign| campaign.partner_id == *partner);
     found.ok_or_else(|| Problem::not_found("there is no such campaign"))
 }

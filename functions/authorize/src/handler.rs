@@ -15,7 +15,13 @@ pub(crate) struct Origins(Vec<String>);
 impl Origins {
     /// From a comma-separated list such as `https://shop.example,https://www.shop.example`.
     pub(crate) fn parse(list: &str) -> Self {
-        Self(list.split(',').map(str::trim).filter(|origin| !origin.is_empty()).map(String::from).collect())
+        Self(
+            list.split(',')
+                .map(str::trim)
+                .filter(|origin| !origin.is_empty())
+                .map(String::from)
+                .collect(),
+        )
     }
 
     /// A browser always sends its page's origin; who sends none is an app, and holds a ticket anyway.
@@ -32,14 +38,22 @@ pub(crate) struct Doorman {
 
 impl Doorman {
     /// A policy that allows or denies this one connection.
-    pub(crate) fn judge(&self, request: &ApiGatewayCustomAuthorizerRequestTypeRequest, now: Timestamp) -> Answer {
+    pub(crate) fn judge(
+        &self,
+        request: &ApiGatewayCustomAuthorizerRequestTypeRequest,
+        now: Timestamp,
+    ) -> Answer {
         let started = Instant::now();
         let resource = request.method_arn.clone().unwrap_or_default();
         let judgement = self.admit(request, now);
         let reason = judgement.as_ref().err().map(String::as_str);
         // The reason never quotes the ticket.
         tracing::info!(
-            outcome = if reason.is_none() { "allowed" } else { "denied" },
+            outcome = if reason.is_none() {
+                "allowed"
+            } else {
+                "denied"
+            },
             reason,
             duration_ms = started.elapsed().as_millis(),
             "connection judged"
@@ -55,12 +69,20 @@ impl Doorman {
         request: &ApiGatewayCustomAuthorizerRequestTypeRequest,
         now: Timestamp,
     ) -> Result<Ticket, String> {
-        let origin = request.headers.get("origin").map(|value| value.to_str().unwrap_or("unreadable"));
+        let origin = request
+            .headers
+            .get("origin")
+            .map(|value| value.to_str().unwrap_or("unreadable"));
         if !self.origins.admit(origin) {
             return Err("origin is not listed".into());
         }
-        let ticket = request.query_string_parameters.first("ticket").ok_or("ticket is missing")?;
-        self.key.verify(ticket, now).map_err(|error| error.to_string())
+        let ticket = request
+            .query_string_parameters
+            .first("ticket")
+            .ok_or("ticket is missing")?;
+        self.key
+            .verify(ticket, now)
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -106,18 +128,33 @@ impl Answer {
             user_id: user_id.clone(),
             ticket_id: ticket.ticket_id,
         };
-        Self { principal_id: user_id, policy_document: Policy::new("Allow", resource), context: Some(context) }
+        Self {
+            principal_id: user_id,
+            policy_document: Policy::new("Allow", resource),
+            context: Some(context),
+        }
     }
 
     fn deny(resource: String) -> Self {
-        Self { principal_id: "nobody".into(), policy_document: Policy::new("Deny", resource), context: None }
+        Self {
+            principal_id: "nobody".into(),
+            policy_document: Policy::new("Deny", resource),
+            context: None,
+        }
     }
 }
 
 impl Policy {
     fn new(effect: &'static str, resource: String) -> Self {
-        let statement = Statement { action: "execute-api:Invoke", effect, resource };
-        Self { version: "2012-10-17", statement: [statement] }
+        let statement = Statement {
+            action: "execute-api:Invoke",
+            effect,
+            resource,
+        };
+        Self {
+            version: "2012-10-17",
+            statement: [statement],
+        }
     }
 }
 
@@ -135,8 +172,12 @@ mod tests {
     }
 
     fn ticket(key: &TicketKey) -> String {
-        let (partner, user) = (PartnerId::new("acme").unwrap(), UserId::new("user-1").unwrap());
-        key.sign(&Ticket::new(partner, user, 60, NOW, 9).unwrap()).unwrap()
+        let (partner, user) = (
+            PartnerId::new("acme").unwrap(),
+            UserId::new("user-1").unwrap(),
+        );
+        key.sign(&Ticket::new(partner, user, 60, NOW, 9).unwrap())
+            .unwrap()
     }
 
     /// What the authorizer says of the event file, once `change` has been made to it.
@@ -145,12 +186,17 @@ mod tests {
             serde_json::from_str(include_str!("../../../events/authorize-connect.json")).unwrap();
         event["queryStringParameters"]["ticket"] = ticket(&key("s")).into();
         change(&mut event);
-        let doorman = Doorman { key: key("s"), origins: Origins::parse("https://shop.example, https://b.example") };
+        let doorman = Doorman {
+            key: key("s"),
+            origins: Origins::parse("https://shop.example, https://b.example"),
+        };
         serde_json::to_value(doorman.judge(&serde_json::from_value(event).unwrap(), now)).unwrap()
     }
 
     fn effect(answer: &Value) -> &str {
-        answer["policyDocument"]["Statement"][0]["Effect"].as_str().unwrap()
+        answer["policyDocument"]["Statement"][0]["Effect"]
+            .as_str()
+            .unwrap()
     }
 
     #[test]
@@ -161,9 +207,13 @@ mod tests {
             "Effect": "Allow",
             "Resource": "arn:aws:execute-api:us-east-1:000000000000:abcdef1234/v1/$connect",
         });
-        let context = json!({"partnerId": "acme", "userId": "user-1", "ticketId": format!("{:032x}", 9)});
+        let context =
+            json!({"partnerId": "acme", "userId": "user-1", "ticketId": format!("{:032x}", 9)});
         let policy = json!({"Version": "2012-10-17", "Statement": [statement]});
-        assert_eq!(answer, json!({"principalId": "user-1", "policyDocument": policy, "context": context}));
+        assert_eq!(
+            answer,
+            json!({"principalId": "user-1", "policyDocument": policy, "context": context})
+        );
     }
 
     #[test]
@@ -171,7 +221,9 @@ mod tests {
         let forged = ticket(&key("t"));
         let answers = [
             judge_at(NOW, |event| event["queryStringParameters"] = Value::Null),
-            judge_at(NOW, |event| event["queryStringParameters"]["ticket"] = forged.into()),
+            judge_at(NOW, |event| {
+                event["queryStringParameters"]["ticket"] = forged.into()
+            }),
             judge_at(NOW.plus_seconds(60), |_| {}),
         ];
         for answer in answers {
@@ -182,12 +234,21 @@ mod tests {
 
     #[test]
     fn an_origin_may_be_absent_and_must_be_listed_if_present() {
-        let origin = |origin: &'static str| judge_at(NOW, |event| event["headers"]["Origin"] = origin.into());
+        let origin = |origin: &'static str| {
+            judge_at(NOW, |event| event["headers"]["Origin"] = origin.into())
+        };
         assert_eq!(effect(&origin("https://b.example")), "Allow");
-        for other in ["https://evil.example", "https://shop.example.evil.example", "null", ""] {
+        for other in [
+            "https://evil.example",
+            "https://shop.example.evil.example",
+            "null",
+            "",
+        ] {
             assert_eq!(effect(&origin(other)), "Deny", "{other}");
         }
-        let none = judge_at(NOW, |event| drop(event["headers"].as_object_mut().unwrap().remove("Origin")));
+        let none = judge_at(NOW, |event| {
+            drop(event["headers"].as_object_mut().unwrap().remove("Origin"))
+        });
         assert_eq!(effect(&none), "Allow");
         assert!(!Origins::parse("").admit(Some("https://shop.example")));
     }
@@ -195,7 +256,10 @@ mod tests {
     #[test]
     fn the_recorded_ticket_was_never_good() {
         let event = include_str!("../../../events/authorize-invalid-ticket.json");
-        let doorman = Doorman { key: key("s"), origins: Origins::parse("") };
+        let doorman = Doorman {
+            key: key("s"),
+            origins: Origins::parse(""),
+        };
         let answer = doorman.judge(&serde_json::from_str(event).unwrap(), NOW);
         assert_eq!(effect(&serde_json::to_value(answer).unwrap()), "Deny");
     }

@@ -15,9 +15,14 @@ async fn main() -> Result<(), Error> {
     // Empty is a choice: then only apps, which send no Origin, may connect.
     let origins = Origins::parse(&std::env::var("ALLOWED_ORIGINS").unwrap_or_default());
     let aws = Aws::load().await;
-    let doorman = Doorman { key: TicketKey::new(&secret_text(&aws, &secret).await?)?, origins };
-    run(service_fn(async |event: LambdaEvent<ApiGatewayCustomAuthorizerRequestTypeRequest>| {
-        Ok::<_, Error>(doorman.judge(&event.payload, SystemClock.now()))
-    }))
+    let doorman = Doorman {
+        key: TicketKey::new(&secret_text(&aws, &secret).await?)?,
+        origins,
+    };
+    run(service_fn(
+        async |event: LambdaEvent<ApiGatewayCustomAuthorizerRequestTypeRequest>| {
+            Ok::<_, Error>(doorman.judge(&event.payload, SystemClock.now()))
+        },
+    ))
     .await
 }

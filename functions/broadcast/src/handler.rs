@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use firstcome_core::{
-    Audience, BroadcastJob, BroadcastOutbox, Clock, DeliveryJob, FanOutRecords, Forgetting, JobError, PostEngine,
-    Poster, Pusher, StockCounters, StockTicks, announce, deliver_answers, deliver_snapshot, post_page, post_stock,
+    Audience, BroadcastJob, BroadcastOutbox, Clock, DeliveryJob, FanOutRecords, Forgetting,
+    JobError, PostEngine, Poster, Pusher, StockCounters, StockTicks, announce, deliver_answers,
+    deliver_snapshot, post_page, post_stock,
 };
 use futures_util::{StreamExt, stream};
 use lambda_runtime::{Context, Diagnostic, tracing};
@@ -22,7 +23,9 @@ const JOBS_AT_ONCE: usize = 10;
 
 /// When posting has to end for the invocation to end in time.
 pub(crate) fn deadline(context: &Context) -> Instant {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let left = Duration::from_millis(context.deadline).saturating_sub(now);
     Instant::now() + left.saturating_sub(RESERVE)
 }
@@ -55,11 +58,18 @@ where
     K: Clock,
 {
     /// Does the batch's jobs before `deadline` and tells which messages must come again.
-    pub(crate) async fn handle(&self, event: SqsEvent, deadline: Instant) -> Result<SqsBatchResponse, Diagnostic> {
+    pub(crate) async fn handle(
+        &self,
+        event: SqsEvent,
+        deadline: Instant,
+    ) -> Result<SqsBatchResponse, Diagnostic> {
         let started = Instant::now();
         let jobs = stream::iter(&event.records).map(|message| self.attempt(message, deadline));
-        let failed: Vec<&SqsMessage> =
-            jobs.buffer_unordered(JOBS_AT_ONCE).filter_map(async |failed| failed).collect().await;
+        let failed: Vec<&SqsMessage> = jobs
+            .buffer_unordered(JOBS_AT_ONCE)
+            .filter_map(async |failed| failed)
+            .collect()
+            .await;
         tracing::info!(
             jobs = event.records.len(),
             jobs.failed = failed.len(),
@@ -70,7 +80,11 @@ where
     }
 
     /// Does one job; returns the message if it must come again.
-    async fn attempt<'a>(&self, message: &'a SqsMessage, deadline: Instant) -> Option<&'a SqsMessage> {
+    async fn attempt<'a>(
+        &self,
+        message: &'a SqsMessage,
+        deadline: Instant,
+    ) -> Option<&'a SqsMessage> {
         let Ok(job) = serde_json::from_str(message.body.as_deref().unwrap_or_default()) else {
             tracing::error!(sqs.message_id = message.message_id, "message is no job");
             return Some(message);
@@ -84,19 +98,36 @@ where
     async fn work(&self, job: Job, deadline: Instant) -> Result<(), JobError> {
         let poster = Poster::new(&self.engine, &self.connections, &self.clock, deadline);
         match job {
-            Job::Delivery(DeliveryJob::Deliver { answers }) => deliver_answers(&poster, &answers).await.map(drop),
-            Job::Delivery(DeliveryJob::Snapshot { connection_id, campaign }) => {
-                deliver_snapshot(&poster, &self.campaigns, connection_id, campaign).await.map(drop)
+            Job::Delivery(DeliveryJob::Deliver { answers }) => {
+                deliver_answers(&poster, &answers).await.map(drop)
             }
+            Job::Delivery(DeliveryJob::Snapshot {
+                connection_id,
+                campaign,
+            }) => deliver_snapshot(&poster, &self.campaigns, connection_id, campaign)
+                .await
+                .map(drop),
             Job::Broadcast(BroadcastJob::Announce(announcement)) => {
                 let now = self.clock.now();
-                announce(&self.campaigns, &self.records, &self.outbox, announcement, now).await.map(drop)
+                announce(
+                    &self.campaigns,
+                    &self.records,
+                    &self.outbox,
+                    announcement,
+                    now,
+                )
+                .await
+                .map(drop)
             }
             Job::Broadcast(BroadcastJob::Page(page)) => {
-                post_page(&poster, &self.records, &self.outbox, page).await.map(drop)
+                post_page(&poster, &self.records, &self.outbox, page)
+                    .await
+                    .map(drop)
             }
             Job::Broadcast(BroadcastJob::Stock(stock)) => {
-                post_stock(&poster, &self.campaigns, &self.outbox, stock).await.map(drop)
+                post_stock(&poster, &self.campaigns, &self.outbox, stock)
+                    .await
+                    .map(drop)
             }
         }
     }
@@ -111,7 +142,10 @@ fn failures(messages: &[&SqsMessage]) -> Result<SqsBatchResponse, Diagnostic> {
             Some(id) if !id.is_empty() => response.add_failure(id),
             _ => {
                 let error_message = "a message that must come again has no id".into();
-                return Err(Diagnostic { error_type: "Event".into(), error_message });
+                return Err(Diagnostic {
+                    error_type: "Event".into(),
+                    error_message,
+                });
             }
         }
     }
@@ -123,13 +157,21 @@ mod tests {
     use firstcome_core::memory::{
         MemoryClock, MemoryConnections, MemoryFanOut, MemoryLedger, MemoryOutbox, MemoryPusher,
     };
-    use firstcome_core::{Campaign, Connection, ConnectionId, FrameBody, MEMBERSHIP_SHARDS, PushOutcome, Timestamp};
+    use firstcome_core::{
+        Campaign, Connection, ConnectionId, FrameBody, MEMBERSHIP_SHARDS, PushOutcome, Timestamp,
+    };
     use serde_json::Value;
 
     use super::*;
 
-    type Stage<'a> =
-        Worker<&'a MemoryPusher, MemoryConnections, MemoryLedger, MemoryFanOut, MemoryOutbox, MemoryClock>;
+    type Stage<'a> = Worker<
+        &'a MemoryPusher,
+        MemoryConnections,
+        MemoryLedger,
+        MemoryFanOut,
+        MemoryOutbox,
+        MemoryClock,
+    >;
 
     fn stage(pusher: &MemoryPusher) -> Stage<'_> {
         Worker {
@@ -144,7 +186,8 @@ mod tests {
 
     /// The campaign of the event files.
     fn campaign() -> Campaign {
-        let event: SqsEvent = serde_json::from_str(include_str!("../../../events/broadcast-snapshot.json")).unwrap();
+        let event: SqsEvent =
+            serde_json::from_str(include_str!("../../../events/broadcast-snapshot.json")).unwrap();
         let body: Value = serde_json::from_str(event.records[0].body.as_deref().unwrap()).unwrap();
         serde_json::from_value(body["campaign"].clone()).unwrap()
     }
@@ -163,25 +206,42 @@ mod tests {
 
     async fn handle(stage: &Stage<'_>, event: &str) -> Vec<String> {
         let deadline = Instant::now() + Duration::from_secs(27);
-        let response = stage.handle(serde_json::from_str(event).unwrap(), deadline).await.unwrap();
-        response.batch_item_failures.into_iter().map(|failure| failure.item_identifier).collect()
+        let response = stage
+            .handle(serde_json::from_str(event).unwrap(), deadline)
+            .await
+            .unwrap();
+        response
+            .batch_item_failures
+            .into_iter()
+            .map(|failure| failure.item_identifier)
+            .collect()
     }
 
     /// An event of the jobs sent so far, from the `from`th on.
     fn sent_jobs(stage: &Stage<'_>, from: usize) -> String {
-        let record = |(index, (job, _)): (usize, (BroadcastJob, u16))| {
-            serde_json::json!({"messageId": format!("m{index}"), "body": serde_json::to_string(&job).unwrap()})
-        };
-        let records: Vec<Value> = stage.outbox.broadcasts().into_iter().skip(from).enumerate().map(record).collect();
+        let record = |(index, (job, _)): (usize, (BroadcastJob, u16))| serde_json::json!({"messageId": format!("m{index}"), "body": serde_json::to_string(&job).unwrap()});
+        let records: Vec<Value> = stage
+            .outbox
+            .broadcasts()
+            .into_iter()
+            .skip(from)
+            .enumerate()
+            .map(record)
+            .collect();
         serde_json::json!({"Records": records}).to_string()
     }
 
     #[tokio::test(start_paused = true)]
     async fn answers_reach_their_sockets() {
         let pusher = MemoryPusher::default();
-        let failed = handle(&stage(&pusher), include_str!("../../../events/broadcast-deliver.json")).await;
+        let failed = handle(
+            &stage(&pusher),
+            include_str!("../../../events/broadcast-deliver.json"),
+        )
+        .await;
         assert!(failed.is_empty());
-        let outcome = |name: &str| serde_json::to_value(&pusher.frames(name)[0]).unwrap()["outcome"].clone();
+        let outcome =
+            |name: &str| serde_json::to_value(&pusher.frames(name)[0]).unwrap()["outcome"].clone();
         assert_eq!(outcome("L0SM9cOFvHcCIhw="), "issued");
         assert_eq!(outcome("L0SM9cOFvHcCIhx="), "sold_out");
     }
@@ -190,10 +250,20 @@ mod tests {
     async fn each_record_is_judged_alone() {
         let pusher = MemoryPusher::default();
         pusher.answers("stuck=", &[PushOutcome::Failed; 9]);
-        let failed = handle(&stage(&pusher), include_str!("../../../events/broadcast-mixed.json")).await;
+        let failed = handle(
+            &stage(&pusher),
+            include_str!("../../../events/broadcast-mixed.json"),
+        )
+        .await;
         assert_eq!(failed.len(), 2, "{failed:?}");
-        assert!(failed.contains(&"11111111-0000-4000-8000-000000000002".into()), "no job at all");
-        assert!(failed.contains(&"11111111-0000-4000-8000-000000000003".into()), "a socket that could not be told");
+        assert!(
+            failed.contains(&"11111111-0000-4000-8000-000000000002".into()),
+            "no job at all"
+        );
+        assert!(
+            failed.contains(&"11111111-0000-4000-8000-000000000003".into()),
+            "a socket that could not be told"
+        );
         assert_eq!(pusher.frames("L0SM9cOFvHcCIhw=").len(), 1);
     }
 
@@ -209,9 +279,23 @@ mod tests {
         let pusher = MemoryPusher::default();
         let stage = stage(&pusher);
         stage.campaigns.add(&campaign());
-        assert!(handle(&stage, include_str!("../../../events/broadcast-snapshot.json")).await.is_empty());
+        assert!(
+            handle(
+                &stage,
+                include_str!("../../../events/broadcast-snapshot.json")
+            )
+            .await
+            .is_empty()
+        );
         let frames = pusher.frames("L0SM9cOFvHcCIhw=");
-        assert!(matches!(&frames[0].body, FrameBody::CampaignSnapshot { total: 1000, issued: 0, .. }));
+        assert!(matches!(
+            &frames[0].body,
+            FrameBody::CampaignSnapshot {
+                total: 1000,
+                issued: 0,
+                ..
+            }
+        ));
     }
 
     #[tokio::test(start_paused = true)]
@@ -219,9 +303,21 @@ mod tests {
         let pusher = MemoryPusher::default();
         let stage = stage(&pusher);
         stage.campaigns.add(&campaign());
-        ["a=", "b=", "c="].iter().for_each(|name| listener(&stage, name));
-        assert!(handle(&stage, include_str!("../../../events/broadcast-announce.json")).await.is_empty());
-        assert_eq!(stage.outbox.broadcasts().len(), usize::from(MEMBERSHIP_SHARDS));
+        ["a=", "b=", "c="]
+            .iter()
+            .for_each(|name| listener(&stage, name));
+        assert!(
+            handle(
+                &stage,
+                include_str!("../../../events/broadcast-announce.json")
+            )
+            .await
+            .is_empty()
+        );
+        assert_eq!(
+            stage.outbox.broadcasts().len(),
+            usize::from(MEMBERSHIP_SHARDS)
+        );
         assert!(handle(&stage, &sent_jobs(&stage, 0)).await.is_empty());
         assert_eq!(pusher.delivered(), 3);
     }
@@ -232,17 +328,26 @@ mod tests {
         let stage = stage(&pusher);
         stage.campaigns.add(&campaign());
         (0..40).for_each(|i| listener(&stage, &format!("socket-{i}")));
-        assert!(handle(&stage, include_str!("../../../events/broadcast-page.json")).await.is_empty());
+        assert!(
+            handle(&stage, include_str!("../../../events/broadcast-page.json"))
+                .await
+                .is_empty()
+        );
         let on_the_page = pusher.delivered();
         assert!((1..40).contains(&on_the_page));
-        assert!(handle(&stage, include_str!("../../../events/broadcast-stock.json")).await.is_empty());
+        assert!(
+            handle(&stage, include_str!("../../../events/broadcast-stock.json"))
+                .await
+                .is_empty()
+        );
         assert_eq!(pusher.delivered(), on_the_page + 40);
     }
 
     #[tokio::test(start_paused = true)]
     async fn jobs_whose_time_is_up_come_again() {
         let pusher = MemoryPusher::default();
-        let event = serde_json::from_str(include_str!("../../../events/broadcast-deliver.json")).unwrap();
+        let event =
+            serde_json::from_str(include_str!("../../../events/broadcast-deliver.json")).unwrap();
         let response = stage(&pusher).handle(event, Instant::now()).await.unwrap();
         assert_eq!(response.batch_item_failures.len(), 1);
         assert_eq!(pusher.delivered(), 0);

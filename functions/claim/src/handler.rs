@@ -6,8 +6,9 @@ use std::time::Instant;
 use aws_lambda_events::apigw::{ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest};
 use aws_lambda_events::encodings::Body;
 use firstcome_core::{
-    Caller, CampaignRecords, ClaimOutbox, Clock, ConnectionId, DeliveryOutbox, Entropy, FrameBody, Gate, InvalidValue,
-    PartnerId, ServerFrame, Snapshots, SoldMarks, StandingCoupons, Subscriptions, UserId,
+    Caller, CampaignRecords, ClaimOutbox, Clock, ConnectionId, DeliveryOutbox, Entropy, FrameBody,
+    Gate, InvalidValue, PartnerId, ServerFrame, Snapshots, SoldMarks, StandingCoupons,
+    Subscriptions, UserId,
 };
 use lambda_runtime::{Error, tracing};
 use serde_json::Value;
@@ -29,7 +30,9 @@ where
 {
     let started = Instant::now();
     let caller = caller(&event)?;
-    let frame = gate.respond(&caller, event.body.as_deref().unwrap_or_default()).await;
+    let frame = gate
+        .respond(&caller, event.body.as_deref().unwrap_or_default())
+        .await;
     summarize(&caller, &frame, started);
     let mut response = ApiGatewayProxyResponse::default();
     response.status_code = 200;
@@ -39,8 +42,14 @@ where
 
 fn caller(event: &ApiGatewayWebsocketProxyRequest) -> Result<Caller, InvalidValue> {
     let context = &event.request_context;
-    let authorizer = serde_json::to_value(&context.authorizer).unwrap_or_default();
-    let text = |name| authorizer.get(name).and_then(Value::as_str).unwrap_or_default();
+    let text = |name| {
+        context
+            .authorizer
+            .fields
+            .get(name)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
     Ok(Caller {
         partner_id: PartnerId::new(text("partnerId"))?,
         user_id: UserId::new(text("userId"))?,
@@ -50,10 +59,16 @@ fn caller(event: &ApiGatewayWebsocketProxyRequest) -> Result<Caller, InvalidValu
 
 fn summarize(caller: &Caller, frame: &ServerFrame, started: Instant) {
     let (campaign_id, claim_id, answer) = match &frame.body {
-        FrameBody::ClaimAccepted { claim_id, campaign_id } => (Some(campaign_id), Some(claim_id), "claim.accepted"),
-        FrameBody::ClaimResult { claim_id, campaign_id, outcome, .. } => {
-            (Some(campaign_id), claim_id.as_ref(), outcome.as_str())
-        }
+        FrameBody::ClaimAccepted {
+            claim_id,
+            campaign_id,
+        } => (Some(campaign_id), Some(claim_id), "claim.accepted"),
+        FrameBody::ClaimResult {
+            claim_id,
+            campaign_id,
+            outcome,
+            ..
+        } => (Some(campaign_id), claim_id.as_ref(), outcome.as_str()),
         FrameBody::ClaimUndecided { campaign_id } => (Some(campaign_id), None, "claim.undecided"),
         FrameBody::Subscribed { campaign_id } => (Some(campaign_id), None, "subscribed"),
         FrameBody::Unsubscribed { campaign_id } => (Some(campaign_id), None, "unsubscribed"),

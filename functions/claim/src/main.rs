@@ -3,7 +3,8 @@
 mod handler;
 
 use firstcome_core::aws::{
-    Aws, DynamoCampaigns, DynamoConnections, DynamoCoupons, DynamoSnapshots, SqsClaims, SqsDeliveries, variable,
+    Aws, DynamoCampaigns, DynamoConnections, DynamoCoupons, DynamoSnapshots, SqsClaims,
+    SqsDeliveries, variable,
 };
 use firstcome_core::{CampaignDirectory, DIRECTORY_FRESHNESS, Gate, SystemClock, SystemEntropy};
 use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
@@ -24,5 +25,8 @@ async fn main() -> Result<(), Error> {
         clock: SystemClock,
         entropy: SystemEntropy,
     };
-    run(service_fn(async |event: LambdaEvent<_>| handler::handle(&gate, event.payload).await)).await
+    run(service_fn(async |event: LambdaEvent<_>| {
+        handler::handle(&gate, event.payload).await
+    }))
+    .await
 }

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest;
 use firstcome_core::{
-    CampaignId, CampaignRecords, Clock, Connection, ConnectionId, Fate, InvalidValue, PartnerId, PortError,
-    Registration, Registry, Timestamp, Topic, UserId,
+    CampaignId, CampaignRecords, Clock, Connection, ConnectionId, Fate, InvalidValue, PartnerId,
+    PortError, Registration, Registry, Timestamp, Topic, UserId,
 };
 use lambda_runtime::{Diagnostic, tracing};
 use serde_json::{Value, json};
@@ -45,11 +45,17 @@ struct Arrival {
 
 impl<R: Registry, C: CampaignRecords, K: Clock> Reception<R, C, K> {
     /// Registers the socket. An error refuses it, and the client comes again.
-    pub(crate) async fn handle(&self, event: ApiGatewayWebsocketProxyRequest) -> Result<Value, Diagnostic> {
+    pub(crate) async fn handle(
+        &self,
+        event: ApiGatewayWebsocketProxyRequest,
+    ) -> Result<Value, Diagnostic> {
         let started = Instant::now();
         let arrival = Arrival::read(&event, self.clock.now()).map_err(|error| {
             tracing::error!(%error, "event is not from this API's authorizer");
-            Diagnostic { error_type: "Event".into(), error_message: error.to_string() }
+            Diagnostic {
+                error_type: "Event".into(),
+                error_message: error.to_string(),
+            }
         })?;
         let connection_id = arrival.connection.connection_id.clone();
         let welcome = self.welcome(arrival).await.map_err(|error| {
@@ -66,24 +72,43 @@ impl<R: Registry, C: CampaignRecords, K: Clock> Reception<R, C, K> {
     }
 
     async fn welcome(&self, arrival: Arrival) -> Result<Welcome, PortError> {
-        let Arrival { mut connection, ticket_id, campaign } = arrival;
+        let Arrival {
+            mut connection,
+            ticket_id,
+            campaign,
+        } = arrival;
         if let Some(campaign) = campaign {
             match self.topic_of(&campaign, &connection.partner_id).await? {
                 Some(topic) => connection.topics.push(topic),
                 None => return Ok(Welcome::UnknownCampaign),
             }
         }
-        Ok(match self.connections.register(&connection, &ticket_id).await? {
-            Registration::Registered => Welcome::Registered,
-            Registration::TicketUsed => Welcome::TicketUsed,
-        })
+        Ok(
+            match self.connections.register(&connection, &ticket_id).await? {
+                Registration::Registered => Welcome::Registered,
+                Registration::TicketUsed => Welcome::TicketUsed,
+            },
+        )
     }
 
     /// The campaign's topic; another partner's campaign looks like none at all.
-    async fn topic_of(&self, campaign: &str, partner: &PartnerId) -> Result<Option<Topic>, PortError> {
+    async fn topic_of(
+        &self,
+        campaign: &str,
+        partner: &PartnerId,
+    ) -> Result<Option<Topic>, PortError> {
         // Only a minted id can name a campaign: others cost no read.
-        let Some(id) = CampaignId::new(campaign).ok().filter(|id| id.minted_at().is_some()) else { return Ok(None) };
-        let found = self.campaigns.find(&id).await?.filter(|campaign| campaign.partner_id == *partner);
+        let Some(id) = CampaignId::new(campaign)
+            .ok()
+            .filter(|id| id.minted_at().is_some())
+        else {
+            return Ok(None);
+        };
+        let found = self
+            .campaigns
+            .find(&id)
+            .await?
+            .filter(|campaign| campaign.partner_id == *partner);
         Ok(found.map(|_| Topic::Campaign(id)))
     }
 }
@@ -91,22 +116,37 @@ impl<R: Registry, C: CampaignRecords, K: Clock> Reception<R, C, K> {
 impl Arrival {
     fn read(event: &ApiGatewayWebsocketProxyRequest, now: Timestamp) -> Result<Self, InvalidValue> {
         let context = &event.request_context;
-        let holder = |name: &str| context.authorizer.fields.get(name).and_then(Value::as_str).unwrap_or_default();
+        let holder = |name: &str| {
+            context
+                .authorizer
+                .fields
+                .get(name)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+        };
         let partner_id = PartnerId::new(holder("partnerId"))?;
         let ticket_id = holder("ticketId").to_owned();
         if ticket_id.is_empty() {
-            return Err(InvalidValue { field: "ticketId", expected: "the ticket's id" });
+            return Err(InvalidValue {
+                field: "ticketId",
+                expected: "the ticket's id",
+            });
         }
         Ok(Self {
             connection: Connection {
-                connection_id: ConnectionId::new(context.connection_id.clone().unwrap_or_default())?,
+                connection_id: ConnectionId::new(
+                    context.connection_id.clone().unwrap_or_default(),
+                )?,
                 topics: vec![Topic::Partner(partner_id.clone())],
                 partner_id,
                 user_id: UserId::new(holder("userId"))?,
                 connected_at: now,
             },
             ticket_id,
-            campaign: event.query_string_parameters.first("campaignId").map(String::from),
+            campaign: event
+                .query_string_parameters
+                .first("campaignId")
+                .map(String::from),
         })
     }
 }
@@ -117,7 +157,10 @@ fn diagnostic(error: &PortError) -> Diagnostic {
         Fate::Retry => "Port.Retry",
         Fate::Reject => "Port.Reject",
     };
-    Diagnostic { error_type: error_type.into(), error_message: error.to_string() }
+    Diagnostic {
+        error_type: error_type.into(),
+        error_message: error.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -129,13 +172,22 @@ mod tests {
 
     fn reception() -> Reception<MemoryConnections, MemoryLedger, MemoryClock> {
         let clock = MemoryClock::at(Timestamp::from_millis(1_790_000_000_000));
-        Reception { connections: MemoryConnections::default(), campaigns: MemoryLedger::default(), clock }
+        Reception {
+            connections: MemoryConnections::default(),
+            campaigns: MemoryLedger::default(),
+            clock,
+        }
     }
 
-    fn campaign_of(partner: &str, reception: &Reception<MemoryConnections, MemoryLedger, MemoryClock>) -> Campaign {
+    fn campaign_of(
+        partner: &str,
+        reception: &Reception<MemoryConnections, MemoryLedger, MemoryClock>,
+    ) -> Campaign {
         let new: NewCampaign = serde_json::from_value(json!({"title": "t", "total": 1})).unwrap();
         let (now, partner) = (reception.clock.now(), PartnerId::new(partner).unwrap());
-        let campaign = new.into_campaign(CampaignId::mint(now, 1), partner, now).unwrap();
+        let campaign = new
+            .into_campaign(CampaignId::mint(now, 1), partner, now)
+            .unwrap();
         reception.campaigns.add(&campaign);
         campaign
     }
@@ -151,8 +203,15 @@ mod tests {
         event
     }
 
-    async fn status(reception: &Reception<MemoryConnections, MemoryLedger, MemoryClock>, event: Value) -> Value {
-        reception.handle(serde_json::from_value(event).unwrap()).await.unwrap()["statusCode"].clone()
+    async fn status(
+        reception: &Reception<MemoryConnections, MemoryLedger, MemoryClock>,
+        event: Value,
+    ) -> Value {
+        reception
+            .handle(serde_json::from_value(event).unwrap())
+            .await
+            .unwrap()["statusCode"]
+            .clone()
     }
 
     fn connection_id() -> ConnectionId {
@@ -163,8 +222,16 @@ mod tests {
     async fn a_new_socket_hears_its_partner() {
         let reception = reception();
         assert_eq!(status(&reception, event()).await, 200);
-        let stored = reception.connections.connection(&connection_id()).await.unwrap().unwrap();
-        assert_eq!(stored.topics, [Topic::Partner(PartnerId::new("acme").unwrap())]);
+        let stored = reception
+            .connections
+            .connection(&connection_id())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            stored.topics,
+            [Topic::Partner(PartnerId::new("acme").unwrap())]
+        );
         assert_eq!(stored.user_id.as_str(), "user-1");
         assert_eq!(stored.connected_at, reception.clock.now());
     }
@@ -177,17 +244,31 @@ mod tests {
         let mut other = event();
         other["requestContext"]["connectionId"] = "another=".into();
         assert_eq!(status(&reception, other).await, 403);
-        assert_eq!(reception.connections.connection(&ConnectionId::new("another=").unwrap()).await.unwrap(), None);
+        assert_eq!(
+            reception
+                .connections
+                .connection(&ConnectionId::new("another=").unwrap())
+                .await
+                .unwrap(),
+            None
+        );
     }
 
     #[tokio::test]
     async fn a_socket_can_hear_a_campaign_at_once() {
         let reception = reception();
         let campaign = campaign_of("acme", &reception);
-        assert_eq!(status(&reception, event_for(campaign.campaign_id.as_str())).await, 200);
+        assert_eq!(
+            status(&reception, event_for(campaign.campaign_id.as_str())).await,
+            200
+        );
         let topic = Topic::Campaign(campaign.campaign_id);
         assert_eq!(reception.connections.listeners(&topic), [connection_id()]);
-        let again = reception.connections.subscribe(&connection_id(), &topic).await.unwrap();
+        let again = reception
+            .connections
+            .subscribe(&connection_id(), &topic)
+            .await
+            .unwrap();
         assert_eq!(again, Subscription::Subscribed);
     }
 
@@ -197,10 +278,18 @@ mod tests {
         let foreign = campaign_of("globex", &reception).campaign_id;
         let absent = CampaignId::mint(reception.clock.now(), 2);
         for campaign in [foreign.as_str(), absent.as_str(), "no such thing", ""] {
-            assert_eq!(status(&reception, event_for(campaign)).await, 404, "{campaign}");
+            assert_eq!(
+                status(&reception, event_for(campaign)).await,
+                404,
+                "{campaign}"
+            );
         }
         assert!(reception.connections.is_empty());
-        assert_eq!(status(&reception, event()).await, 200, "the ticket was not consumed");
+        assert_eq!(
+            status(&reception, event()).await,
+            200,
+            "the ticket was not consumed"
+        );
     }
 
     #[tokio::test]
@@ -208,10 +297,18 @@ mod tests {
         let reception = reception();
         let mut stranger = event();
         stranger["requestContext"]["authorizer"] = Value::Null;
-        assert!(reception.handle(serde_json::from_value(stranger).unwrap()).await.is_err());
+        assert!(
+            reception
+                .handle(serde_json::from_value(stranger).unwrap())
+                .await
+                .is_err()
+        );
         reception.campaigns.fail(true);
         let id = CampaignId::mint(reception.clock.now(), 1);
-        let error = reception.handle(serde_json::from_value(event_for(id.as_str())).unwrap()).await.unwrap_err();
+        let error = reception
+            .handle(serde_json::from_value(event_for(id.as_str())).unwrap())
+            .await
+            .unwrap_err();
         assert_eq!(error.error_type, "Port.Retry");
     }
 }

@@ -10,12 +10,16 @@ use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     tracing::init_default_subscriber();
-    let (connections_table, campaigns_table) = (variable("CONNECTIONS_TABLE")?, variable("CAMPAIGNS_TABLE")?);
+    let (connections_table, campaigns_table) =
+        (variable("CONNECTIONS_TABLE")?, variable("CAMPAIGNS_TABLE")?);
     let aws = Aws::load().await;
     let reception = Reception {
         connections: DynamoConnections::new(&aws, connections_table),
         campaigns: DynamoCampaigns::new(&aws, campaigns_table),
         clock: SystemClock,
     };
-    run(service_fn(async |event: LambdaEvent<_>| reception.handle(event.payload).await)).await
+    run(service_fn(async |event: LambdaEvent<_>| {
+        reception.handle(event.payload).await
+    }))
+    .await
 }

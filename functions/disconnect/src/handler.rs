@@ -14,10 +14,15 @@ pub(crate) async fn handle(
     event: ApiGatewayWebsocketProxyRequest,
 ) -> Result<Value, Diagnostic> {
     let started = Instant::now();
-    let id = ConnectionId::new(event.request_context.connection_id.unwrap_or_default()).map_err(|error| {
-        tracing::error!(%error, "event names no connection");
-        Diagnostic { error_type: "Event".into(), error_message: error.to_string() }
-    })?;
+    let id = ConnectionId::new(event.request_context.connection_id.unwrap_or_default()).map_err(
+        |error| {
+            tracing::error!(%error, "event names no connection");
+            Diagnostic {
+                error_type: "Event".into(),
+                error_message: error.to_string(),
+            }
+        },
+    )?;
     let outcome = forget(connections, &id).await.map_err(|error| {
         tracing::error!(connection.id = %id, error = &error as &dyn std::error::Error, "connection not forgotten");
         diagnostic(&error)
@@ -26,8 +31,13 @@ pub(crate) async fn handle(
     Ok(json!({"statusCode": 200}))
 }
 
-async fn forget(connections: &impl Forgetting, id: &ConnectionId) -> Result<&'static str, PortError> {
-    let Some(connection) = connections.connection(id).await? else { return Ok("unknown") };
+async fn forget(
+    connections: &impl Forgetting,
+    id: &ConnectionId,
+) -> Result<&'static str, PortError> {
+    let Some(connection) = connections.connection(id).await? else {
+        return Ok("unknown");
+    };
     connections.forget(&[connection]).await?;
     Ok("forgotten")
 }
@@ -38,7 +48,10 @@ fn diagnostic(error: &PortError) -> Diagnostic {
         Fate::Retry => "Port.Retry",
         Fate::Reject => "Port.Reject",
     };
-    Diagnostic { error_type: error_type.into(), error_message: error.to_string() }
+    Diagnostic {
+        error_type: error_type.into(),
+        error_message: error.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -50,7 +63,9 @@ mod tests {
 
     async fn disconnect(connections: &MemoryConnections) -> Value {
         let event = include_str!("../../../events/disconnect-socket.json");
-        handle(connections, serde_json::from_str(event).unwrap()).await.unwrap()
+        handle(connections, serde_json::from_str(event).unwrap())
+            .await
+            .unwrap()
     }
 
     #[tokio::test]
@@ -62,7 +77,10 @@ mod tests {
             connection_id: ConnectionId::new("L0SM9cOFvHcCIhw=").unwrap(),
             user_id: UserId::new("user-1").unwrap(),
             connected_at: Timestamp::EPOCH,
-            topics: topics.into_iter().chain([Topic::Partner(partner_id.clone())]).collect(),
+            topics: topics
+                .into_iter()
+                .chain([Topic::Partner(partner_id.clone())])
+                .collect(),
             partner_id,
         });
         assert_eq!(disconnect(&connections).await, json!({"statusCode": 200}));

@@ -10,5 +10,8 @@ async fn main() -> Result<(), Error> {
     tracing::init_default_subscriber();
     let connections_table = variable("CONNECTIONS_TABLE")?;
     let connections = DynamoConnections::new(&Aws::load().await, connections_table);
-    run(service_fn(async |event: LambdaEvent<_>| handler::handle(&connections, event.payload).await)).await
+    run(service_fn(async |event: LambdaEvent<_>| {
+        handler::handle(&connections, event.payload).await
+    }))
+    .await
 }

@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
 use firstcome_core::{
-    Answer, BroadcastOutbox, CampaignRecords, Claim, ClaimMessage, ClaimMessageError, ClaimReturns, Clock, CouponLedger, Decisions,
-    DeliveryJob, DeliveryOutbox, Entropy, InvalidValue, Issuer, MAX_ANSWERS_PER_JOB, MAX_JOB_BYTES, ServerFrame,
-    SoldMarks, StockCounters, StockNews, StockTicks, Timestamp, Verdict,
+    Answer, BroadcastOutbox, CampaignRecords, Claim, ClaimMessage, ClaimMessageError, ClaimReturns,
+    Clock, CouponLedger, Decisions, DeliveryJob, DeliveryOutbox, Entropy, InvalidValue, Issuer,
+    MAX_ANSWERS_PER_JOB, MAX_JOB_BYTES, ServerFrame, SoldMarks, StockCounters, StockNews,
+    StockTicks, Timestamp, Verdict,
 };
 use lambda_runtime::{Context, tracing};
 use tokio::time::Instant;
@@ -21,7 +22,9 @@ const RETURN_SECONDS: std::ops::RangeInclusive<u16> = 1..=5;
 
 /// When deciding has to end for the invocation to end in time.
 pub(crate) fn deadline(context: &Context) -> Instant {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let left = Duration::from_millis(context.deadline).saturating_sub(now);
     Instant::now() + left.saturating_sub(RESERVE)
 }
@@ -58,7 +61,10 @@ where
     pub(crate) async fn handle(&self, event: SqsEvent, deadline: Instant) -> SqsBatchResponse {
         let started = Instant::now();
         let (received, mut returns) = parse(&event.records);
-        let claims: Vec<Claim> = received.iter().map(|received| received.claim.clone()).collect();
+        let claims: Vec<Claim> = received
+            .iter()
+            .map(|received| received.claim.clone())
+            .collect();
         let decisions = self.issuer.decide(&claims, deadline).await;
 
         let poison = returns.len();
@@ -88,8 +94,16 @@ where
         let mut unanswered = Vec::new();
         for (messages, job) in jobs(answers(received, decisions)) {
             if let Err(error) = self.deliveries.deliver(&job).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, answers = messages.len(), "answers not sent");
-                unanswered.extend(messages.into_iter().map(|message| (message, fastrand::u16(RETURN_SECONDS))));
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    answers = messages.len(),
+                    "answers not sent"
+                );
+                unanswered.extend(
+                    messages
+                        .into_iter()
+                        .map(|message| (message, fastrand::u16(RETURN_SECONDS))),
+                );
             }
         }
         unanswered
@@ -111,13 +125,18 @@ where
 
     /// Hurries the return of what stays in the queue; the queue's own visibility time-out covers a failure.
     async fn come_back(&self, returns: &Returns<'_>) {
-        let receipt = |(message, seconds): &(&SqsMessage, u16)| Some((message.receipt_handle.clone()?, *seconds));
+        let receipt = |(message, seconds): &(&SqsMessage, u16)| {
+            Some((message.receipt_handle.clone()?, *seconds))
+        };
         let receipts: Vec<_> = returns.iter().filter_map(receipt).collect();
         if receipts.is_empty() {
             return;
         }
         if let Err(error) = self.returns.come_back(&receipts).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "return of claims not hurried");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "return of claims not hurried"
+            );
         }
     }
 }
@@ -140,15 +159,26 @@ fn parse(messages: &[SqsMessage]) -> (Vec<Received<'_>>, Returns<'_>) {
 }
 
 fn claim(message: &SqsMessage) -> Result<Claim, ClaimMessageError> {
-    let sent = message.attributes.get("SentTimestamp").and_then(|millis| millis.parse().ok());
-    let missing = InvalidValue { field: "SentTimestamp", expected: "set by the queue" };
+    let sent = message
+        .attributes
+        .get("SentTimestamp")
+        .and_then(|millis| millis.parse().ok());
+    let missing = InvalidValue {
+        field: "SentTimestamp",
+        expected: "set by the queue",
+    };
     let sent = sent.map(Timestamp::from_millis).ok_or(missing)?;
     ClaimMessage::parse(message.body.as_deref().unwrap_or_default(), sent)
 }
 
 fn undecided<'a>(received: &[Received<'a>], decisions: &Decisions) -> Returns<'a> {
-    let pairs = received.iter().zip(&decisions.verdicts).filter(|(_, verdict)| verdict.is_none());
-    pairs.map(|(received, _)| (received.message, fastrand::u16(RETURN_SECONDS))).collect()
+    let pairs = received
+        .iter()
+        .zip(&decisions.verdicts)
+        .filter(|(_, verdict)| verdict.is_none());
+    pairs
+        .map(|(received, _)| (received.message, fastrand::u16(RETURN_SECONDS)))
+        .collect()
 }
 
 /// The answers somebody waits for on a socket.
@@ -156,11 +186,25 @@ fn answers<'a>(received: &[Received<'a>], decisions: &Decisions) -> Vec<(&'a Sqs
     let answer = |(received, verdict): (&Received<'a>, &Option<Verdict>)| {
         let claim = &received.claim;
         let connection_id = claim.connection_id.clone()?;
-        let frame =
-            ServerFrame::claim_result(&claim.campaign_id, &claim.user_id, &claim.claim_id, verdict.as_ref()?);
-        Some((received.message, Answer { connection_id, frame }))
+        let frame = ServerFrame::claim_result(
+            &claim.campaign_id,
+            &claim.user_id,
+            &claim.claim_id,
+            verdict.as_ref()?,
+        );
+        Some((
+            received.message,
+            Answer {
+                connection_id,
+                frame,
+            },
+        ))
     };
-    received.iter().zip(&decisions.verdicts).filter_map(answer).collect()
+    received
+        .iter()
+        .zip(&decisions.verdicts)
+        .filter_map(answer)
+        .collect()
 }
 
 /// Packs answers into jobs of at most [`MAX_ANSWERS_PER_JOB`]. An answer is at most about 800 bytes, so that a full job

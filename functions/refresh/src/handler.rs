@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use firstcome_core::{
-    AnnouncementRecords, BroadcastOutbox, Clock, LiveCampaigns, SnapshotStore, StockCounters, refresh,
+    AnnouncementRecords, BroadcastOutbox, Clock, LiveCampaigns, SnapshotStore, StockCounters,
+    refresh,
 };
 use lambda_runtime::{Error, tracing};
 
@@ -43,9 +44,16 @@ mod tests {
         let store = MemoryRefreshStore::default();
         let now = Timestamp::from_millis(1_790_000_000_000);
         store.add(&sample_campaign(10, now));
-        handle(&store, &MemoryOutbox::default(), &MemoryClock::at(now)).await.unwrap();
-        let published: Vec<CampaignId> =
-            store.published().unwrap().campaigns.into_iter().map(|campaign| campaign.campaign_id).collect();
+        handle(&store, &MemoryOutbox::default(), &MemoryClock::at(now))
+            .await
+            .unwrap();
+        let published: Vec<CampaignId> = store
+            .published()
+            .unwrap()
+            .campaigns
+            .into_iter()
+            .map(|campaign| campaign.campaign_id)
+            .collect();
         assert_eq!(published, [CampaignId::mint(now, 1)]);
     }
 }

@@ -13,5 +13,8 @@ async fn main() -> Result<(), Error> {
     let aws = Aws::load().await;
     let store = DynamoSnapshots::new(&aws, variable("CAMPAIGNS_TABLE")?);
     let broadcasts = SqsBroadcasts::new(&aws, variable("BROADCAST_QUEUE_URL")?);
-    run(service_fn(async |_: LambdaEvent<IgnoredAny>| handler::handle(&store, &broadcasts, &SystemClock).await)).await
+    run(service_fn(async |_: LambdaEvent<IgnoredAny>| {
+        handler::handle(&store, &broadcasts, &SystemClock).await
+    }))
+    .await
 }

@@ -39,9 +39,16 @@ async fn get_page(
 ) -> Result<Vec<Item>, PortError> {
     let mut found = Vec::with_capacity(keys.len());
     for tries in 0..TRIES {
-        let asked = KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(true).build();
+        let asked = KeysAndAttributes::builder()
+            .set_keys(Some(keys))
+            .consistent_read(true)
+            .build();
         let asked = asked.map_err(|error| PortError::reject(operation, error))?;
-        let sent = client.batch_get_item().request_items(table, asked).send().await;
+        let sent = client
+            .batch_get_item()
+            .request_items(table, asked)
+            .send()
+            .await;
         let output = sent.map_err(|error| port_error(operation, error))?;
         found.extend(output.responses.unwrap_or_default().into_values().flatten());
         let left: HashMap<String, KeysAndAttributes> = output.unprocessed_keys.unwrap_or_default();

@@ -7,15 +7,15 @@ use aws_sdk_dynamodb::{
     error::SdkError,
     operation::{put_item::PutItemError, transact_write_items::TransactWriteItemsError},
     types::{
-        CancellationReason, Put, ReturnValuesOnConditionCheckFailure as OnFailure, TransactWriteItem, Update,
-        builders::PutBuilder,
+        CancellationReason, Put, ReturnValuesOnConditionCheckFailure as OnFailure,
+        TransactWriteItem, Update, builders::PutBuilder,
     },
 };
 
 use crate::{
-    BroadcastId, BroadcastReport, BroadcastReports, Campaign, CampaignCatalog, CampaignId, CampaignRecords, Coupon,
-    Creation, IDEMPOTENCY_SECONDS, Idempotency, Page, PageCounts, PartnerId, PortError, REPORT_SECONDS, ReportRecord,
-    Timestamp, UserCoupons, UserId,
+    BroadcastId, BroadcastReport, BroadcastReports, Campaign, CampaignCatalog, CampaignId,
+    CampaignRecords, Coupon, Creation, IDEMPOTENCY_SECONDS, Idempotency, Page, PageCounts,
+    PartnerId, PortError, REPORT_SECONDS, ReportRecord, Timestamp, UserCoupons, UserId,
     aws::{
         Aws, DynamoCampaigns,
         campaigns::{campaign_key, stock_key},
@@ -47,7 +47,11 @@ enum Transacted {
 impl DynamoCatalog {
     /// On the Campaigns table.
     pub fn new(aws: &Aws, table: String) -> Self {
-        Self { client: aws.dynamo(), campaigns: DynamoCampaigns::new(aws, table.clone()), table }
+        Self {
+            client: aws.dynamo(),
+            campaigns: DynamoCampaigns::new(aws, table.clone()),
+            table,
+        }
     }
 
     /// Tries the transaction again, with jitter, for as long as only conflicts and throttles stop it.
@@ -58,7 +62,10 @@ impl DynamoCatalog {
     ) -> Result<Transacted, PortError> {
         let tries = async {
             for attempt in 0..MAX_TRIES {
-                let request = self.client.transact_write_items().set_transact_items(Some(items.clone()));
+                let request = self
+                    .client
+                    .transact_write_items()
+                    .set_transact_items(Some(items.clone()));
                 match request.send().await {
                     Ok(_) => return Ok(Transacted::Applied),
                     Err(error) => match judge(&error) {
@@ -68,13 +75,27 @@ impl DynamoCatalog {
                     },
                 }
             }
-            Err(PortError::retry(operation, "others kept writing the same items"))
+            Err(PortError::retry(
+                operation,
+                "others kept writing the same items",
+            ))
         };
-        let late = |_| Err(PortError::retry(operation, "others kept writing the same items for 8 s"));
-        tokio::time::timeout(PATIENCE, tries).await.unwrap_or_else(late)
+        let late = |_| {
+            Err(PortError::retry(
+                operation,
+                "others kept writing the same items for 8 s",
+            ))
+        };
+        tokio::time::timeout(PATIENCE, tries)
+            .await
+            .unwrap_or_else(late)
     }
 
-    async fn standing(&self, operation: &'static str, id: &CampaignId) -> Result<Campaign, PortError> {
+    async fn standing(
+        &self,
+        operation: &'static str,
+        id: &CampaignId,
+    ) -> Result<Campaign, PortError> {
         let found = self.campaigns.find(id).await?;
         found.ok_or_else(|| PortError::reject(operation, "the campaign's record is missing"))
     }
@@ -92,13 +113,17 @@ impl DynamoCatalog {
             return Ok(Creation::Created);
         }
         let (Some(idempotency), Some(item)) = (idempotency, standing.next().flatten()) else {
-            return Err(PortError::reject(CREATE, "a condition failed where none was set"));
+            return Err(PortError::reject(
+                CREATE,
+                "a condition failed where none was set",
+            ));
         };
         if attribute(&item, "bodySha256") != Some(&idempotency.body_sha256) {
             return Ok(Creation::Mismatch);
         }
         let id = attribute(&item, "campaignId").and_then(|id| CampaignId::new(id).ok());
-        let id = id.ok_or_else(|| PortError::reject(CREATE, "the idempotency item names no campaign"))?;
+        let id =
+            id.ok_or_else(|| PortError::reject(CREATE, "the idempotency item names no campaign"))?;
         if id == campaign.campaign_id {
             return Ok(Creation::Created);
         }
@@ -111,7 +136,11 @@ const CLOSE: &str = "close the campaign";
 const LIST: &str = "list the campaigns";
 
 impl CampaignCatalog for DynamoCatalog {
-    async fn create(&self, campaign: &Campaign, idempotency: Option<&Idempotency>) -> Result<Creation, PortError> {
+    async fn create(
+        &self,
+        campaign: &Campaign,
+        idempotency: Option<&Idempotency>,
+    ) -> Result<Creation, PortError> {
         let items = creation(&self.table, campaign, idempotency)?;
         match self.transact(CREATE, items).await? {
             Transacted::Applied => Ok(Creation::Created),
@@ -121,13 +150,18 @@ impl CampaignCatalog for DynamoCatalog {
 
     async fn close(&self, campaign: &Campaign, now: Timestamp) -> Result<Timestamp, PortError> {
         let id = &campaign.campaign_id;
-        let keys = std::iter::once(campaign_key(id)).chain((0..campaign.shards).map(|shard| stock_key(id, shard)));
+        let keys = std::iter::once(campaign_key(id))
+            .chain((0..campaign.shards).map(|shard| stock_key(id, shard)));
         let items: Result<_, _> = keys.map(|key| closing(&self.table, key, now)).collect();
         match self.transact(CLOSE, items?).await? {
-            Transacted::Refused(_) => Err(PortError::reject(CLOSE, "the record or a stock shard is missing")),
+            Transacted::Refused(_) => Err(PortError::reject(
+                CLOSE,
+                "the record or a stock shard is missing",
+            )),
             Transacted::Applied => {
                 let closed_at = self.standing(CLOSE, id).await?.closed_at;
-                closed_at.ok_or_else(|| PortError::reject(CLOSE, "the record is not closed after all"))
+                closed_at
+                    .ok_or_else(|| PortError::reject(CLOSE, "the record is not closed after all"))
             }
         }
     }
@@ -139,19 +173,33 @@ impl CampaignCatalog for DynamoCatalog {
         limit: u16,
     ) -> Result<Page<Campaign>, PortError> {
         let table = (&self.client, self.table.as_str());
-        let (items, next) = newest_first(table, LIST, format!("PARTNER#{partner}"), after, limit).await?;
-        let ids: Vec<_> = items.iter().filter_map(|item| CampaignId::new(attribute(item, "sk")?).ok()).collect();
+        let (items, next) =
+            newest_first(table, LIST, format!("PARTNER#{partner}"), after, limit).await?;
+        let ids: Vec<_> = items
+            .iter()
+            .filter_map(|item| CampaignId::new(attribute(item, "sk")?).ok())
+            .collect();
         let mut campaigns = self.campaigns.find_all(&ids).await?;
         campaigns.sort_by(|a, b| b.campaign_id.cmp(&a.campaign_id));
-        Ok(Page { items: campaigns, next })
+        Ok(Page {
+            items: campaigns,
+            next,
+        })
     }
 }
 
 impl BroadcastReports for DynamoCatalog {
-    async fn open(&self, id: &BroadcastId, asked: &ReportRecord) -> Result<ReportRecord, PortError> {
+    async fn open(
+        &self,
+        id: &BroadcastId,
+        asked: &ReportRecord,
+    ) -> Result<ReportRecord, PortError> {
         const OPERATION: &str = "open the report";
         let mut item = record(OPERATION, key(report_pk(id), "REPORT"), asked)?;
-        item.insert("ttl".into(), ttl(asked.created_at.plus_seconds(REPORT_SECONDS)));
+        item.insert(
+            "ttl".into(),
+            ttl(asked.created_at.plus_seconds(REPORT_SECONDS)),
+        );
         let request = self
             .client
             .put_item()
@@ -170,14 +218,33 @@ impl BroadcastReports for DynamoCatalog {
 
     async fn report(&self, id: &BroadcastId) -> Result<Option<BroadcastReport>, PortError> {
         const OPERATION: &str = "read the report";
-        let query = self.client.query().table_name(&self.table).consistent_read(true);
-        let query = query.key_condition_expression("pk = :pk").expression_attribute_values(":pk", text(report_pk(id)));
-        let items = query.send().await.map_err(|error| port_error(OPERATION, error))?.items.unwrap_or_default();
+        let query = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .consistent_read(true);
+        let query = query
+            .key_condition_expression("pk = :pk")
+            .expression_attribute_values(":pk", text(report_pk(id)));
+        let items = query
+            .send()
+            .await
+            .map_err(|error| port_error(OPERATION, error))?
+            .items
+            .unwrap_or_default();
         let is_report = |item: &Item| attribute(item, "sk") == Some("REPORT");
         let (reports, pages): (Vec<_>, Vec<_>) = items.into_iter().partition(is_report);
-        let Some(report) = reports.into_iter().next() else { return Ok(None) };
-        let pages: Result<Vec<PageCounts>, _> = pages.into_iter().map(|item| read(OPERATION, item)).collect();
-        Ok(Some(BroadcastReport::sum(&read(OPERATION, report)?, &pages?)))
+        let Some(report) = reports.into_iter().next() else {
+            return Ok(None);
+        };
+        let pages: Result<Vec<PageCounts>, _> = pages
+            .into_iter()
+            .map(|item| read(OPERATION, item))
+            .collect();
+        Ok(Some(BroadcastReport::sum(
+            &read(OPERATION, report)?,
+            &pages?,
+        )))
     }
 }
 
@@ -191,7 +258,10 @@ pub struct DynamoUserCoupons {
 impl DynamoUserCoupons {
     /// On the Coupons table.
     pub fn new(aws: &Aws, table: String) -> Self {
-        Self { client: aws.dynamo(), table }
+        Self {
+            client: aws.dynamo(),
+            table,
+        }
     }
 }
 
@@ -205,9 +275,16 @@ impl UserCoupons for DynamoUserCoupons {
     ) -> Result<Page<Coupon>, PortError> {
         const OPERATION: &str = "list the user's coupons";
         let table = (&self.client, self.table.as_str());
-        let (items, next) = newest_first(table, OPERATION, format!("{partner}#{user}"), after, limit).await?;
-        let coupons: Result<_, _> = items.into_iter().map(|item| read(OPERATION, item)).collect();
-        Ok(Page { items: coupons?, next })
+        let (items, next) =
+            newest_first(table, OPERATION, format!("{partner}#{user}"), after, limit).await?;
+        let coupons: Result<_, _> = items
+            .into_iter()
+            .map(|item| read(OPERATION, item))
+            .collect();
+        Ok(Page {
+            items: coupons?,
+            next,
+        })
     }
 }
 
@@ -229,8 +306,14 @@ async fn newest_first(
         .scan_index_forward(false)
         .set_exclusive_start_key(start)
         .limit(i32::from(limit));
-    let output = query.send().await.map_err(|error| port_error(operation, error))?;
-    let next = output.last_evaluated_key.as_ref().and_then(|key| CampaignId::new(attribute(key, "sk")?).ok());
+    let output = query
+        .send()
+        .await
+        .map_err(|error| port_error(operation, error))?;
+    let next = output
+        .last_evaluated_key
+        .as_ref()
+        .and_then(|key| CampaignId::new(attribute(key, "sk")?).ok());
     Ok((output.items.unwrap_or_default(), next))
 }
 
@@ -245,10 +328,16 @@ fn creation(
     let new = |item| put(table, item).condition_expression("attribute_not_exists(pk)");
     let mut puts = vec![new(record(CREATE, campaign_key(id), campaign)?)];
     if let Some(idempotency) = idempotency {
-        let mut item = key(format!("IDEMPOTENCY#{partner}#{}", idempotency.key_sha256), "CAMPAIGN");
+        let mut item = key(
+            format!("IDEMPOTENCY#{partner}#{}", idempotency.key_sha256),
+            "CAMPAIGN",
+        );
         item.insert("campaignId".into(), text(id.as_str()));
         item.insert("bodySha256".into(), text(&idempotency.body_sha256));
-        item.insert("ttl".into(), ttl(campaign.created_at.plus_seconds(IDEMPOTENCY_SECONDS)));
+        item.insert(
+            "ttl".into(),
+            ttl(campaign.created_at.plus_seconds(IDEMPOTENCY_SECONDS)),
+        );
         // An item past its TTL may linger for days; it no longer counts.
         let remember = put(table, item)
             .condition_expression("attribute_not_exists(pk) OR #ttl <= :now")
@@ -266,8 +355,11 @@ fn creation(
         puts.push(new(item));
     }
     let build = |put: PutBuilder| {
-        let put = put.return_values_on_condition_check_failure(OnFailure::AllOld).build();
-        put.map(|put| TransactWriteItem::builder().put(put).build()).map_err(|e| PortError::reject(CREATE, e))
+        let put = put
+            .return_values_on_condition_check_failure(OnFailure::AllOld)
+            .build();
+        put.map(|put| TransactWriteItem::builder().put(put).build())
+            .map_err(|e| PortError::reject(CREATE, e))
     };
     puts.into_iter().map(build).collect()
 }
@@ -284,7 +376,9 @@ fn closing(table: &str, key: Item, now: Timestamp) -> Result<TransactWriteItem, 
         .update_expression("SET closedAt = if_not_exists(closedAt, :now)")
         .expression_attribute_values(":now", text(now.to_string()))
         .build();
-    update.map(|update| TransactWriteItem::builder().update(update).build()).map_err(|e| PortError::reject(CLOSE, e))
+    update
+        .map(|update| TransactWriteItem::builder().update(update).build())
+        .map_err(|e| PortError::reject(CLOSE, e))
 }
 
 enum Judgement {
@@ -295,14 +389,24 @@ enum Judgement {
 
 fn judge<R>(error: &SdkError<TransactWriteItemsError, R>) -> Judgement {
     let reasons = match error.as_service_error() {
-        Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => cancelled.cancellation_reasons(),
+        Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {
+            cancelled.cancellation_reasons()
+        }
         Some(TransactWriteItemsError::TransactionInProgressException(_)) => return Judgement::Busy,
         _ => return Judgement::Failed,
     };
-    let says = |codes: &[&str]| reasons.iter().any(|reason| reason.code().is_some_and(|code| codes.contains(&code)));
+    let says = |codes: &[&str]| {
+        reasons
+            .iter()
+            .any(|reason| reason.code().is_some_and(|code| codes.contains(&code)))
+    };
     if says(&["ConditionalCheckFailed"]) {
         Judgement::Refused(reasons.to_vec())
-    } else if says(&["TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"]) {
+    } else if says(&[
+        "TransactionConflict",
+        "ThrottlingError",
+        "ProvisionedThroughputExceeded",
+    ]) {
         Judgement::Busy
     } else {
         Judgement::Failed
@@ -318,7 +422,10 @@ fn refused_by<R>(error: &SdkError<PutItemError, R>) -> Option<Item> {
 
 /// Waits up to 25 ms, 50 ms … 400 ms, with full jitter.
 async fn pause(attempt: u32) {
-    tokio::time::sleep(Duration::from_millis(fastrand::u64(1..=25 << attempt.min(4)))).await;
+    tokio::time::sleep(Duration::from_millis(fastrand::u64(
+        1..=25 << attempt.min(4),
+    )))
+    .await;
 }
 
 fn report_pk(id: &BroadcastId) -> String {
@@ -326,5 +433,391 @@ fn report_pk(id: &BroadcastId) -> String {
 }
 
 fn attribute<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
-    item.get(name).and_then(|value| value.as_s().ok()).map(String::as_str)
+    item.get(name)
+        .and_then(|value| value.as_s().ok())
+        .map(String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        BroadcastStatus, NewCampaign, Topic,
+        aws::replay::{replay, requests},
+    };
+
+    const TABLE: &str = "Campaigns";
+
+    fn now() -> Timestamp {
+        Timestamp::from_millis(1_790_000_000_000)
+    }
+
+    fn campaign(total: u32) -> Campaign {
+        let new: NewCampaign =
+            serde_json::from_value(json!({"title": "t", "total": total})).unwrap();
+        new.into_campaign(
+            CampaignId::mint(now(), 1),
+            PartnerId::new("acme").unwrap(),
+            now(),
+        )
+        .unwrap()
+    }
+
+    fn idempotency() -> Idempotency {
+        Idempotency {
+            key_sha256: "k".into(),
+            body_sha256: "b".into(),
+        }
+    }
+
+    fn catalog(
+        responses: &[(u16, Value)],
+    ) -> (DynamoCatalog, impl Fn() -> Vec<(String, Value)> + use<>) {
+        let (aws, client) = replay(responses);
+        (DynamoCatalog::new(&aws, TABLE.into()), move || {
+            requests(&client)
+        })
+    }
+
+    /// A cancelled transaction with these reasons at its first positions.
+    fn cancelled(reasons: &[Value]) -> (u16, Value) {
+        let kind = "com.amazonaws.dynamodb.v20120810#TransactionCanceledException";
+        (
+            400,
+            json!({"__type": kind, "message": "cancelled", "CancellationReasons": reasons}),
+        )
+    }
+
+    fn none() -> Value {
+        json!({"Code": "None"})
+    }
+
+    fn item(value: &impl serde::Serialize) -> Value {
+        let item: Item = serde_dynamo::to_item(value).unwrap();
+        item.into_iter()
+            .map(|(name, value)| (name, wire(value)))
+            .collect()
+    }
+
+    fn wire(value: aws_sdk_dynamodb::types::AttributeValue) -> Value {
+        use aws_sdk_dynamodb::types::AttributeValue::{Bool, N, S};
+        match value {
+            S(text) => json!({"S": text}),
+            N(number) => json!({"N": number}),
+            Bool(flag) => json!({"BOOL": flag}),
+            other => panic!("{other:?} is in no sample"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_creation_stores_everything_in_one_transaction_and_overwrites_nothing() {
+        let (catalog, sent) = catalog(&[(200, json!({}))]);
+        let campaign = campaign(64_000);
+        assert_eq!(
+            catalog
+                .create(&campaign, Some(&idempotency()))
+                .await
+                .unwrap(),
+            Creation::Created
+        );
+        let (operation, body) = sent().remove(0);
+        assert_eq!(operation, "TransactWriteItems");
+        assert!(
+            body["ClientRequestToken"].is_string(),
+            "a repeat by the SDK is the same transaction"
+        );
+        let puts: Vec<_> = body["TransactItems"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| &item["Put"])
+            .collect();
+        assert_eq!(puts.len(), 68);
+
+        let id = campaign.campaign_id.as_str();
+        assert_eq!(puts[0]["Item"]["pk"]["S"], format!("CAMPAIGN#{id}"));
+        assert_eq!(puts[0]["Item"]["total"]["N"], "64000");
+        assert_eq!(puts[0]["ConditionExpression"], "attribute_not_exists(pk)");
+        assert_eq!(puts[1]["Item"]["pk"]["S"], "IDEMPOTENCY#acme#k");
+        assert_eq!(
+            puts[1]["ConditionExpression"],
+            "attribute_not_exists(pk) OR #ttl <= :now"
+        );
+        assert_eq!(
+            puts[1]["Item"]["ttl"]["N"],
+            (now().epoch_seconds() + 86_400).to_string()
+        );
+        assert_eq!(
+            puts[2]["Item"],
+            json!({"pk": {"S": "PARTNER#acme"}, "sk": {"S": id}})
+        );
+        assert_eq!(
+            puts[3]["Item"],
+            json!({"pk": {"S": "LIVE"}, "sk": {"S": id}})
+        );
+        for (shard, put) in puts[4..].iter().enumerate() {
+            let expected = json!({
+                "pk": {"S": format!("STOCK#{id}#{shard}")}, "sk": {"S": "STOCK"},
+                "remaining": {"N": "1000"}, "issued": {"N": "0"}, "quota": {"N": "1000"},
+            });
+            assert_eq!(put["Item"], expected);
+            assert_eq!(put["ConditionExpression"], "attribute_not_exists(pk)");
+        }
+        assert!(
+            puts.iter()
+                .all(|put| put["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_known_key_gives_the_first_campaign_for_the_same_body_only() {
+        let first = Campaign {
+            title: "first".into(),
+            campaign_id: CampaignId::mint(now(), 9),
+            ..campaign(1)
+        };
+        let known = |body: &str| {
+            let item = json!({"campaignId": {"S": first.campaign_id}, "bodySha256": {"S": body}});
+            cancelled(&[
+                none(),
+                json!({"Code": "ConditionalCheckFailed", "Item": item}),
+            ])
+        };
+        let (repeated, sent) = catalog(&[known("b"), (200, json!({"Item": item(&first)}))]);
+        let creation = repeated
+            .create(&campaign(1), Some(&idempotency()))
+            .await
+            .unwrap();
+        assert_eq!(creation, Creation::Repeated(first.clone()));
+        assert_eq!(sent()[1].1["ConsistentRead"], true);
+
+        let (mismatched, _) = catalog(&[known("other")]);
+        assert_eq!(
+            mismatched
+                .create(&campaign(1), Some(&idempotency()))
+                .await
+                .unwrap(),
+            Creation::Mismatch
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_creation_whose_first_answer_was_lost_is_recognized() {
+        let conflict = cancelled(&[json!({"Code": "TransactionConflict"})]);
+        let own =
+            cancelled(&[json!({"Code": "ConditionalCheckFailed", "Item": {"pk": {"S": "x"}}})]);
+        let (catalog, sent) = catalog(&[conflict, own]);
+        assert_eq!(
+            catalog.create(&campaign(1), None).await.unwrap(),
+            Creation::Created
+        );
+        assert_eq!(sent().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closing_marks_the_record_and_every_shard_at_once_and_outlasts_conflicts() {
+        let open = campaign(3000);
+        let first = now().plus_seconds(-5);
+        let closed = Campaign {
+            closed_at: Some(first),
+            ..open.clone()
+        };
+        let conflict = || cancelled(&[none(), json!({"Code": "TransactionConflict"})]);
+        let responses = [
+            conflict(),
+            conflict(),
+            (200, json!({})),
+            (200, json!({"Item": item(&closed)})),
+        ];
+        let (catalog, sent) = catalog(&responses);
+        assert_eq!(
+            catalog.close(&open, now()).await.unwrap(),
+            first,
+            "an earlier closing's time stands"
+        );
+
+        let sent = sent();
+        assert_eq!(sent.len(), 4);
+        assert_eq!(sent[3].1["ConsistentRead"], true);
+        assert_ne!(
+            sent[0].1["ClientRequestToken"],
+            sent[2].1["ClientRequestToken"]
+        );
+        let updates = sent[2].1["TransactItems"].as_array().unwrap();
+        let id = open.campaign_id.as_str();
+        let keys: Vec<_> = updates
+            .iter()
+            .map(|item| item["Update"]["Key"]["pk"]["S"].as_str().unwrap())
+            .collect();
+        let stock = |shard| format!("STOCK#{id}#{shard}");
+        assert_eq!(
+            keys,
+            [format!("CAMPAIGN#{id}"), stock(0), stock(1), stock(2)]
+        );
+        for item in updates {
+            let update = &item["Update"];
+            assert_eq!(update["ConditionExpression"], "attribute_exists(pk)");
+            assert_eq!(
+                update["UpdateExpression"],
+                "SET closedAt = if_not_exists(closedAt, :now)"
+            );
+            assert_eq!(
+                update["ExpressionAttributeValues"][":now"]["S"],
+                now().to_string()
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closing_gives_up_for_now_after_twenty_conflicts_and_for_good_without_a_shard() {
+        let conflicts: Vec<_> = (0..25)
+            .map(|_| cancelled(&[json!({"Code": "TransactionConflict"})]))
+            .collect();
+        let (busy, sent) = catalog(&conflicts);
+        assert_eq!(
+            busy.close(&campaign(1), now()).await.unwrap_err().fate,
+            crate::Fate::Retry
+        );
+        assert_eq!(sent().len(), 20);
+
+        let (damaged, _) = catalog(&[cancelled(&[
+            none(),
+            json!({"Code": "ConditionalCheckFailed"}),
+        ])]);
+        assert_eq!(
+            damaged.close(&campaign(1), now()).await.unwrap_err().fate,
+            crate::Fate::Reject
+        );
+    }
+
+    #[tokio::test]
+    async fn a_list_reads_the_index_backwards_and_the_records_consistently() {
+        let (newer, older) = (
+            Campaign {
+                campaign_id: CampaignId::mint(now(), 9),
+                ..campaign(1)
+            },
+            campaign(1),
+        );
+        let entry =
+            |of: &Campaign| json!({"pk": {"S": "PARTNER#acme"}, "sk": {"S": of.campaign_id}});
+        let index =
+            json!({"Items": [entry(&newer), entry(&older)], "LastEvaluatedKey": entry(&older)});
+        let records = json!({"Responses": {TABLE: [item(&older), item(&newer)]}});
+        let (catalog, sent) = catalog(&[(200, index), (200, records)]);
+        let after = CampaignId::mint(now(), 10);
+        let page = catalog
+            .list(&PartnerId::new("acme").unwrap(), Some(&after), 2)
+            .await
+            .unwrap();
+        let next = Some(older.campaign_id.clone());
+        assert_eq!(
+            page,
+            Page {
+                items: vec![newer, older],
+                next
+            }
+        );
+
+        let query = &sent()[0].1;
+        assert_eq!(
+            (&query["ScanIndexForward"], &query["ConsistentRead"]),
+            (&json!(false), &json!(true))
+        );
+        assert_eq!(
+            query["ExclusiveStartKey"],
+            json!({"pk": {"S": "PARTNER#acme"}, "sk": {"S": after}})
+        );
+        assert_eq!(sent()[1].1["RequestItems"][TABLE]["ConsistentRead"], true);
+    }
+
+    #[tokio::test]
+    async fn a_report_that_stands_is_returned_instead_of_overwritten() {
+        let asked = ReportRecord {
+            partner_id: PartnerId::new("acme").unwrap(),
+            topic: Topic::Campaign(CampaignId::new("k").unwrap()),
+            kind: None,
+            body_sha256: Some("b".into()),
+            created_at: now(),
+            fanned_out: false,
+        };
+        let standing = ReportRecord {
+            fanned_out: true,
+            ..asked.clone()
+        };
+        let kind = "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException";
+        let (catalog, sent) = catalog(&[
+            (200, json!({})),
+            (400, json!({"__type": kind, "Item": item(&standing)})),
+        ]);
+        let id = BroadcastId::new("b").unwrap();
+        assert_eq!(catalog.open(&id, &asked).await.unwrap(), asked);
+        assert_eq!(catalog.open(&id, &asked).await.unwrap(), standing);
+        let (_, put) = &sent()[0];
+        assert_eq!(put["ConditionExpression"], "attribute_not_exists(pk)");
+        assert_eq!(put["ReturnValuesOnConditionCheckFailure"], "ALL_OLD");
+        let expected = json!({
+            "pk": {"S": "BROADCAST#b"}, "sk": {"S": "REPORT"}, "partnerId": {"S": "acme"}, "topic": {"S": "campaign:k"},
+            "bodySha256": {"S": "b"}, "createdAt": {"S": now()}, "fannedOut": {"BOOL": false},
+            "ttl": {"N": (now().epoch_seconds() + 7 * 86_400).to_string()},
+        });
+        assert_eq!(put["Item"], expected);
+    }
+
+    #[tokio::test]
+    async fn a_report_is_summed_over_its_pages() {
+        let page = |n: u16| {
+            json!({
+                "sk": {"S": format!("PAGE#{n}")}, "seen": {"N": "3"}, "sent": {"N": "1"}, "gone": {"N": "1"},
+                "failed": {"N": "1"}, "done": {"BOOL": true}, "startedAt": {"S": now()}, "finishedAt": {"S": now()},
+                "cursor": {"S": "c="}, "run": {"S": "1"}, "ttl": {"N": "1"},
+            })
+        };
+        let report = json!({
+            "sk": {"S": "REPORT"}, "partnerId": {"S": "acme"}, "topic": {"S": "partner:acme"},
+            "createdAt": {"S": now()}, "fannedOut": {"BOOL": true}, "kind": {"S": "message"}, "ttl": {"N": "1"},
+        });
+        let mut items: Vec<_> = (0..crate::MEMBERSHIP_SHARDS).map(page).collect();
+        items.push(report);
+        let (catalog, sent) =
+            catalog(&[(200, json!({"Items": items})), (200, json!({"Items": []}))]);
+        let id = BroadcastId::new("b").unwrap();
+        let sum = catalog.report(&id).await.unwrap().unwrap();
+        assert_eq!(
+            (sum.status, sum.seen, sum.finished_at),
+            (BroadcastStatus::Finished, 24, Some(now()))
+        );
+        assert_eq!(catalog.report(&id).await.unwrap(), None);
+        assert_eq!(sent()[0].1["ConsistentRead"], true);
+    }
+
+    #[tokio::test]
+    async fn a_users_coupons_are_one_consistent_query() {
+        let coupon = Coupon::sample();
+        let (aws, client) = replay(&[(200, json!({"Items": [item(&coupon)]}))]);
+        let coupons = DynamoUserCoupons::new(&aws, "Coupons".into());
+        let page = coupons
+            .coupons_of(&coupon.partner_id, &coupon.user_id, None, 50)
+            .await
+            .unwrap();
+        assert_eq!(
+            page,
+            Page {
+                items: vec![coupon],
+                next: None
+            }
+        );
+        let (operation, query) = requests(&client).remove(0);
+        assert_eq!((operation.as_str(), &query["Limit"]), ("Query", &json!(50)));
+        assert_eq!(
+            query["ExpressionAttributeValues"][":pk"]["S"],
+            "acme#user-1"
+        );
+        assert_eq!(
+            (&query["ScanIndexForward"], &query["ConsistentRead"]),
+            (&json!(false), &json!(true))
+        );
+    }
 }

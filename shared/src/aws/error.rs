@@ -41,10 +41,16 @@ where
                 Fate::Reject
             }
         }
-        SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) | SdkError::ResponseError(_) => Fate::Retry,
+        SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) | SdkError::ResponseError(_) => {
+            Fate::Retry
+        }
         _ => Fate::Reject,
     };
-    PortError { operation, fate, source: Box::new(error) }
+    PortError {
+        operation,
+        fate,
+        source: Box::new(error),
+    }
 }
 
 /// The HTTP status of a raw response.

@@ -36,12 +36,16 @@ pub(crate) fn record<T: Serialize>(
     key: Item,
     record: &T,
 ) -> Result<Item, PortError> {
-    let mut item: Item = serde_dynamo::to_item(record).map_err(|error| PortError::reject(operation, error))?;
+    let mut item: Item =
+        serde_dynamo::to_item(record).map_err(|error| PortError::reject(operation, error))?;
     item.extend(key);
     Ok(item)
 }
 
 /// The record in an item.
-pub(crate) fn read<T: DeserializeOwned>(operation: &'static str, item: Item) -> Result<T, PortError> {
+pub(crate) fn read<T: DeserializeOwned>(
+    operation: &'static str,
+    item: Item,
+) -> Result<T, PortError> {
     serde_dynamo::from_item(item).map_err(|error| PortError::reject(operation, error))
 }

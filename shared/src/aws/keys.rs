@@ -21,7 +21,10 @@ pub struct DynamoKeys {
 impl DynamoKeys {
     /// On the Partners table.
     pub fn new(aws: &Aws, table: String) -> Self {
-        Self { client: aws.dynamo(), table }
+        Self {
+            client: aws.dynamo(),
+            table,
+        }
     }
 }
 

@@ -7,7 +7,8 @@ use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::transact_get_items::TransactGetItemsError;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{
-    CancellationReason, Get, Put, ReturnValuesOnConditionCheckFailure, TransactGetItem, TransactWriteItem, Update,
+    CancellationReason, Get, Put, ReturnValuesOnConditionCheckFailure, TransactGetItem,
+    TransactWriteItem, Update,
 };
 use sha2::{Digest, Sha256};
 
@@ -16,12 +17,13 @@ use super::error::{asks_for_patience, port_error};
 use super::item::{Item, key, number, read, record, ttl};
 use super::{Aws, batch};
 use crate::{
-    Campaign, CampaignId, Chunk, ChunkOutcome, Confirmation, Coupon, CouponLedger, CouponReason, PartnerId, PortError,
-    StandingCoupons, StockReason, UserId,
+    Campaign, CampaignId, Chunk, ChunkOutcome, Confirmation, Coupon, CouponLedger, CouponReason,
+    PartnerId, PortError, StandingCoupons, StockReason, UserId,
 };
 
 /// The shard pays only if it exists, is not closed and holds enough: never a coupon too many.
-const STOCK_CONDITION: &str = "attribute_exists(pk) AND attribute_not_exists(closedAt) AND remaining >= :n";
+const STOCK_CONDITION: &str =
+    "attribute_exists(pk) AND attribute_not_exists(closedAt) AND remaining >= :n";
 /// The key is (partner, user, campaign): never two for one user.
 const COUPON_CONDITION: &str = "attribute_not_exists(pk)";
 
@@ -40,7 +42,10 @@ pub struct DynamoCoupons {
 impl DynamoCoupons {
     /// On this table.
     pub fn new(aws: &Aws, table: String) -> Self {
-        Self { client: aws.dynamo(), table }
+        Self {
+            client: aws.dynamo(),
+            table,
+        }
     }
 }
 
@@ -52,9 +57,16 @@ impl StandingCoupons for DynamoCoupons {
         campaign: &CampaignId,
     ) -> Result<Option<Coupon>, PortError> {
         const OPERATION: &str = "read the coupon";
-        let request = self.client.get_item().table_name(&self.table).set_key(Some(coupon_key(partner, user, campaign)));
-        let output =
-            request.consistent_read(true).send().await.map_err(|error| port_error(OPERATION, error))?;
+        let request = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .set_key(Some(coupon_key(partner, user, campaign)));
+        let output = request
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|error| port_error(OPERATION, error))?;
         output.item.map(|item| read(OPERATION, item)).transpose()
     }
 }
@@ -73,8 +85,15 @@ impl DynamoLedger {
     /// On these tables.
     pub fn new(aws: &Aws, coupons: String, campaigns: String) -> Self {
         let no_retries = aws_config::retry::RetryConfig::disabled();
-        let config = aws_sdk_dynamodb::config::Builder::from(aws.config()).retry_config(no_retries).build();
-        Self { client: aws.dynamo(), once: Client::from_conf(config), coupons, campaigns }
+        let config = aws_sdk_dynamodb::config::Builder::from(aws.config())
+            .retry_config(no_retries)
+            .build();
+        Self {
+            client: aws.dynamo(),
+            once: Client::from_conf(config),
+            coupons,
+            campaigns,
+        }
     }
 
     fn items(&self, chunk: &Chunk) -> Result<Vec<TransactWriteItem>, PortError> {
@@ -110,16 +129,35 @@ impl DynamoLedger {
 /// The idempotency token: a hash of everything the request holds, and of the attempt. 32 characters of the 36 that
 /// `ClientRequestToken` takes; DynamoDB remembers it for 10 minutes.
 fn token(chunk: &Chunk) -> Result<String, PortError> {
-    let content = serde_json::to_vec(&(chunk.shard, chunk.attempt.to_string(), &chunk.campaign, &chunk.coupons))
-        .map_err(|error| PortError::reject("encode the coupons", error))?;
-    Ok(Sha256::digest(&content).iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+    let content = serde_json::to_vec(&(
+        chunk.shard,
+        chunk.attempt.to_string(),
+        &chunk.campaign,
+        &chunk.coupons,
+    ))
+    .map_err(|error| PortError::reject("encode the coupons", error))?;
+    Ok(Sha256::digest(&content)
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }
 
 impl CouponLedger for DynamoLedger {
-    async fn standing(&self, campaign: &Campaign, users: &[UserId]) -> Result<HashMap<UserId, Coupon>, PortError> {
+    async fn standing(
+        &self,
+        campaign: &Campaign,
+        users: &[UserId],
+    ) -> Result<HashMap<UserId, Coupon>, PortError> {
         const OPERATION: &str = "read the coupons";
         let at = |user: &UserId| coupon_key(&campaign.partner_id, user, &campaign.campaign_id);
-        let items = batch::get(&self.client, &self.coupons, OPERATION, users.iter().map(at).collect()).await?;
+        let items = batch::get(
+            &self.client,
+            &self.coupons,
+            OPERATION,
+            users.iter().map(at).collect(),
+        )
+        .await?;
         by_user(OPERATION, items)
     }
 
@@ -135,31 +173,58 @@ impl CouponLedger for DynamoLedger {
         }
     }
 
-    async fn confirm(&self, campaign: &Campaign, users: &[UserId]) -> Result<Confirmation, PortError> {
+    async fn confirm(
+        &self,
+        campaign: &Campaign,
+        users: &[UserId],
+    ) -> Result<Confirmation, PortError> {
         const OPERATION: &str = "confirm the coupons";
         let mut items = Vec::with_capacity(users.len());
         for user in users {
             let at = coupon_key(&campaign.partner_id, user, &campaign.campaign_id);
-            let get = Get::builder().table_name(&self.coupons).set_key(Some(at)).build();
+            let get = Get::builder()
+                .table_name(&self.coupons)
+                .set_key(Some(at))
+                .build();
             let get = get.map_err(|error| PortError::reject(OPERATION, error))?;
             items.push(TransactGetItem::builder().get(get).build());
         }
-        match self.client.transact_get_items().set_transact_items(Some(items)).send().await {
+        match self
+            .client
+            .transact_get_items()
+            .set_transact_items(Some(items))
+            .send()
+            .await
+        {
             Ok(output) => {
-                let found = output.responses.unwrap_or_default().into_iter().filter_map(|response| response.item);
+                let found = output
+                    .responses
+                    .unwrap_or_default()
+                    .into_iter()
+                    .filter_map(|response| response.item);
                 Ok(Confirmation::Standing(by_user(OPERATION, found.collect())?))
             }
             Err(error) => match error.as_service_error() {
-                Some(TransactGetItemsError::TransactionCanceledException(_)) => Ok(Confirmation::Busy),
+                Some(TransactGetItemsError::TransactionCanceledException(_)) => {
+                    Ok(Confirmation::Busy)
+                }
                 _ => Err(port_error(OPERATION, error)),
             },
         }
     }
 }
 
-fn by_user(operation: &'static str, items: Vec<Item>) -> Result<HashMap<UserId, Coupon>, PortError> {
-    let coupon = |item| read(operation, item).map(|coupon: Coupon| (coupon.user_id.clone(), coupon));
-    items.into_iter().filter(|item| !item.is_empty()).map(coupon).collect()
+fn by_user(
+    operation: &'static str,
+    items: Vec<Item>,
+) -> Result<HashMap<UserId, Coupon>, PortError> {
+    let coupon =
+        |item| read(operation, item).map(|coupon: Coupon| (coupon.user_id.clone(), coupon));
+    items
+        .into_iter()
+        .filter(|item| !item.is_empty())
+        .map(coupon)
+        .collect()
 }
 
 /// Sorts a failed transaction: cancelled for reasons, refused unwritten, or of unknown outcome.
@@ -191,7 +256,10 @@ fn cancellation(reasons: &[CancellationReason]) -> Result<ChunkOutcome, PortErro
     };
     Ok(ChunkOutcome::Cancelled {
         stock: stock_reason(stock)?,
-        coupons: coupons.iter().map(coupon_reason).collect::<Result<_, _>>()?,
+        coupons: coupons
+            .iter()
+            .map(coupon_reason)
+            .collect::<Result<_, _>>()?,
     })
 }
 
@@ -206,10 +274,18 @@ fn stock_reason(reason: &CancellationReason) -> Result<StockReason, PortError> {
             if item.contains_key("closedAt") {
                 return Ok(StockReason::Closed);
             }
-            let remaining = item.get("remaining").and_then(|left| left.as_n().ok()).and_then(|left| left.parse().ok());
-            remaining.map(StockReason::Short).ok_or_else(|| PortError::reject(OPERATION, "shard without `remaining`"))
+            let remaining = item
+                .get("remaining")
+                .and_then(|left| left.as_n().ok())
+                .and_then(|left| left.parse().ok());
+            remaining
+                .map(StockReason::Short)
+                .ok_or_else(|| PortError::reject(OPERATION, "shard without `remaining`"))
         }
-        "ValidationError" => Err(PortError::reject(OPERATION, "the store finds the stock update invalid")),
+        "ValidationError" => Err(PortError::reject(
+            OPERATION,
+            "the store finds the stock update invalid",
+        )),
         _ => Ok(StockReason::Busy),
     }
 }
@@ -218,7 +294,10 @@ fn coupon_reason(reason: &CancellationReason) -> Result<CouponReason, PortError>
     match reason.code().unwrap_or("None") {
         "None" => Ok(CouponReason::None),
         "ConditionalCheckFailed" => match reason.item.clone().filter(|item| !item.is_empty()) {
-            Some(item) => Ok(CouponReason::Stands(read("read the standing coupon", item)?)),
+            Some(item) => Ok(CouponReason::Stands(read(
+                "read the standing coupon",
+                item,
+            )?)),
             None => Ok(CouponReason::Busy),
         },
         "ValidationError" | "ItemCollectionSizeLimitExceeded" => Ok(CouponReason::Invalid),

@@ -15,7 +15,10 @@ use aws_sdk_sqs::types::{QueueAttributeName, SendMessageBatchRequestEntry};
 use thiserror::Error;
 use ulid::Ulid;
 
-use crate::{ApiKey, CampaignId, ConnectionId, InvalidValue, MEMBERSHIP_SHARDS, PartnerId, Scope, Timestamp, Topic};
+use crate::{
+    ApiKey, CampaignId, ConnectionId, InvalidValue, MEMBERSHIP_SHARDS, PartnerId, Scope, Timestamp,
+    Topic,
+};
 
 /// How long a connection may take to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -36,10 +39,14 @@ type Item = HashMap<String, AttributeValue>;
 #[derive(Debug, Error)]
 pub enum OperatorError {
     /// The environment names no Region.
-    #[error("no AWS Region is set: run eval \"$(make -s env)\" for the local stack, or export AWS_REGION")]
+    #[error(
+        "no AWS Region is set: run eval \"$(make -s env)\" for the local stack, or export AWS_REGION"
+    )]
     MissingRegion,
     /// The environment holds no credentials.
-    #[error("no AWS credentials were found: run eval \"$(make -s env)\" for the local stack, or log in to AWS")]
+    #[error(
+        "no AWS credentials were found: run eval \"$(make -s env)\" for the local stack, or log in to AWS"
+    )]
     MissingCredentials,
     /// Nothing listens where AWS should.
     #[error("no AWS endpoint answers at {0}: run `make up`")]
@@ -62,7 +69,9 @@ pub enum OperatorError {
     #[error("there is no {0}")]
     MissingItem(String),
     /// An item that is not of the shape the stack's functions write.
-    #[error("{item} has no readable attribute {attribute}: the tables and this program are of different versions")]
+    #[error(
+        "{item} has no readable attribute {attribute}: the tables and this program are of different versions"
+    )]
     MalformedItem {
         /// The item.
         item: String,
@@ -106,7 +115,10 @@ impl Stack {
     /// From the outputs of stack `name`.
     fn from_outputs(name: &str, outputs: &HashMap<String, String>) -> Result<Self, OperatorError> {
         let output = |output: &'static str| {
-            let missing = || OperatorError::MissingOutput { stack: name.to_owned(), output };
+            let missing = || OperatorError::MissingOutput {
+                stack: name.to_owned(),
+                output,
+            };
             outputs.get(output).cloned().ok_or_else(missing)
         };
         Ok(Self {
@@ -244,7 +256,9 @@ pub struct Operator {
 
 impl fmt::Debug for Operator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Operator").field("stack", &self.stack).finish_non_exhaustive()
+        f.debug_struct("Operator")
+            .field("stack", &self.stack)
+            .finish_non_exhaustive()
     }
 }
 
@@ -255,7 +269,10 @@ impl Operator {
     /// [`OperatorError`] if the environment is incomplete, AWS does not answer or the stack is not there.
     pub async fn find(name: &str) -> Result<Self, OperatorError> {
         let config = load_config().await?;
-        let endpoint = config.endpoint_url().unwrap_or("AWS (AWS_ENDPOINT_URL is not set)").to_owned();
+        let endpoint = config
+            .endpoint_url()
+            .unwrap_or("AWS (AWS_ENDPOINT_URL is not set)")
+            .to_owned();
         let outputs = stack_outputs(&config, &endpoint, name).await?;
         Ok(Self {
             stack: Stack::from_outputs(name, &outputs)?,
@@ -287,7 +304,9 @@ impl Operator {
             .send();
         let mut coupons = Vec::new();
         while let Some(item) = pages.next().await {
-            coupons.push(stored_coupon(&item.map_err(|error| self.failed("scan the coupons", error))?)?);
+            coupons.push(stored_coupon(
+                &item.map_err(|error| self.failed("scan the coupons", error))?,
+            )?);
         }
         Ok(coupons)
     }
@@ -298,12 +317,16 @@ impl Operator {
     /// [`OperatorError`] if a call fails, or the campaign or one of its shards is missing or malformed.
     pub async fn stock(&self, campaign: &CampaignId) -> Result<Vec<StoredStock>, OperatorError> {
         let record = format!("CAMPAIGN#{campaign}");
-        let item = self.item(&self.stack.campaigns_table, &record, "CAMPAIGN").await?;
+        let item = self
+            .item(&self.stack.campaigns_table, &record, "CAMPAIGN")
+            .await?;
         let shards = number(&item, &record, "shards")?;
         let mut stock = Vec::new();
         for shard in 0..shards {
             let key = format!("STOCK#{campaign}#{shard}");
-            let item = self.item(&self.stack.campaigns_table, &key, "STOCK").await?;
+            let item = self
+                .item(&self.stack.campaigns_table, &key, "STOCK")
+                .await?;
             stock.push(StoredStock {
                 shard,
                 remaining: number(&item, &key, "remaining")?,
@@ -348,13 +371,18 @@ impl Operator {
         connection: &ConnectionId,
         topics: &[Topic],
     ) -> Result<ConnectionItems, OperatorError> {
-        let memberships = topics
-            .iter()
-            .flat_map(|topic| (0..MEMBERSHIP_SHARDS).map(move |shard| (format!("{topic}#{shard}"), connection.to_string())));
-        let keys = std::iter::once((format!("CONN#{connection}"), "META".to_owned())).chain(memberships);
+        let memberships = topics.iter().flat_map(|topic| {
+            (0..MEMBERSHIP_SHARDS)
+                .map(move |shard| (format!("{topic}#{shard}"), connection.to_string()))
+        });
+        let keys =
+            std::iter::once((format!("CONN#{connection}"), "META".to_owned())).chain(memberships);
         let mut items = Vec::new();
         for (pk, sk) in keys {
-            items.extend(self.find_item(&self.stack.connections_table, &pk, &sk).await?);
+            items.extend(
+                self.find_item(&self.stack.connections_table, &pk, &sk)
+                    .await?,
+            );
         }
         Ok(ConnectionItems(items))
     }
@@ -365,8 +393,14 @@ impl Operator {
     /// [`OperatorError`] if a call fails.
     pub async fn restore(&self, connection: &ConnectionItems) -> Result<(), OperatorError> {
         for item in &connection.0 {
-            let put = self.dynamo.put_item().table_name(&self.stack.connections_table).set_item(Some(item.clone()));
-            put.send().await.map_err(|error| self.failed("restore a connection", error))?;
+            let put = self
+                .dynamo
+                .put_item()
+                .table_name(&self.stack.connections_table)
+                .set_item(Some(item.clone()));
+            put.send()
+                .await
+                .map_err(|error| self.failed("restore a connection", error))?;
         }
         Ok(())
     }
@@ -392,19 +426,33 @@ impl Operator {
             ("createdAt".to_owned(), AttributeValue::S(now.to_string())),
         ]);
         self.put_new_partner_items([partner_item, key_item]).await?;
-        Ok(NewPartner { partner_id, key_id: key.key_id().to_owned(), api_key: key.reveal() })
+        Ok(NewPartner {
+            partner_id,
+            key_id: key.key_id().to_owned(),
+            api_key: key.reveal(),
+        })
     }
 
     /// Gives a partner one more key; those it has stay good until they are revoked.
     ///
     /// # Errors
     /// [`OperatorError`] if there is no such partner, or randomness or a call fails.
-    pub async fn add_key(&self, partner: &PartnerId, scopes: &[Scope]) -> Result<NewPartner, OperatorError> {
-        let found = self.find_item(&self.stack.partners_table, "PARTNER", partner.as_str()).await?;
+    pub async fn add_key(
+        &self,
+        partner: &PartnerId,
+        scopes: &[Scope],
+    ) -> Result<NewPartner, OperatorError> {
+        let found = self
+            .find_item(&self.stack.partners_table, "PARTNER", partner.as_str())
+            .await?;
         found.ok_or_else(|| OperatorError::MissingItem(format!("partner {partner}")))?;
         let (key, item) = new_key(partner, scopes, None)?;
         self.put_new_partner_items([item]).await?;
-        Ok(NewPartner { partner_id: partner.clone(), key_id: key.key_id().to_owned(), api_key: key.reveal() })
+        Ok(NewPartner {
+            partner_id: partner.clone(),
+            key_id: key.key_id().to_owned(),
+            api_key: key.reveal(),
+        })
     }
 
     /// Every key of a partner. Scans the table: there is no index from a partner to its keys.
@@ -425,7 +473,9 @@ impl Operator {
             .send();
         let mut keys = Vec::new();
         while let Some(item) = pages.next().await {
-            keys.push(stored_key(&item.map_err(|error| self.failed("scan the keys", error))?)?);
+            keys.push(stored_key(
+                &item.map_err(|error| self.failed("scan the keys", error))?,
+            )?);
         }
         Ok(keys)
     }
@@ -483,16 +533,30 @@ impl Operator {
         let url = &self.stack.claims_dead_letter_queue_url;
         let mut taken = Vec::new();
         loop {
-            let receive = self.sqs.receive_message().queue_url(url).max_number_of_messages(QUEUE_BATCH as i32);
+            let receive = self
+                .sqs
+                .receive_message()
+                .queue_url(url)
+                .max_number_of_messages(QUEUE_BATCH as i32);
             let received = receive.visibility_timeout(PEEK_SECONDS).send().await;
-            let messages = received.map_err(|error| self.failed("receive dead letters", error))?.messages.unwrap_or_default();
+            let messages = received
+                .map_err(|error| self.failed("receive dead letters", error))?
+                .messages
+                .unwrap_or_default();
             if messages.is_empty() {
                 return Ok(taken);
             }
             for message in messages {
                 if let Some(body) = message.body.filter(|body| body.contains(marker)) {
-                    let delete = self.sqs.delete_message().queue_url(url).set_receipt_handle(message.receipt_handle);
-                    delete.send().await.map_err(|error| self.failed("delete a dead letter", error))?;
+                    let delete = self
+                        .sqs
+                        .delete_message()
+                        .queue_url(url)
+                        .set_receipt_handle(message.receipt_handle);
+                    delete
+                        .send()
+                        .await
+                        .map_err(|error| self.failed("delete a dead letter", error))?;
                     taken.push(body);
                 }
             }
@@ -513,13 +577,26 @@ impl Operator {
                     .message_body(&message.body)
                     .message_group_id(&message.group)
                     .build();
-                let unbuilt = |error| OperatorError::Call { operation: OPERATION, message: format!("{error}") };
+                let unbuilt = |error| OperatorError::Call {
+                    operation: OPERATION,
+                    message: format!("{error}"),
+                };
                 call = call.entries(entry.map_err(unbuilt)?);
             }
-            let sent = call.send().await.map_err(|error| self.failed(OPERATION, error))?;
+            let sent = call
+                .send()
+                .await
+                .map_err(|error| self.failed(OPERATION, error))?;
             if let Some(refused) = sent.failed.first() {
-                let message = format!("{} {}", refused.code, refused.message.as_deref().unwrap_or_default());
-                return Err(OperatorError::Call { operation: OPERATION, message });
+                let message = format!(
+                    "{} {}",
+                    refused.code,
+                    refused.message.as_deref().unwrap_or_default()
+                );
+                return Err(OperatorError::Call {
+                    operation: OPERATION,
+                    message,
+                });
             }
         }
         Ok(())
@@ -540,19 +617,34 @@ impl Operator {
         };
         let names = [Visible, InFlight, Delayed];
         let attributes = self.queue_attributes(url, &names).await?;
-        let [visible, in_flight, delayed] =
-            names.map(|name| attributes.get(&name).and_then(|text| text.parse().ok()).unwrap_or_default());
-        Ok(QueueDepth { visible, in_flight, delayed })
+        let [visible, in_flight, delayed] = names.map(|name| {
+            attributes
+                .get(&name)
+                .and_then(|text| text.parse().ok())
+                .unwrap_or_default()
+        });
+        Ok(QueueDepth {
+            visible,
+            in_flight,
+            delayed,
+        })
     }
 
     /// The URL of the queue that a queue's redrive policy names.
     async fn redrive_target(&self, url: &str) -> Result<String, OperatorError> {
         let missing = || OperatorError::MissingDeadLetterQueue(url.to_owned());
-        let attributes = self.queue_attributes(url, &[QueueAttributeName::RedrivePolicy]).await?;
-        let policy = attributes.get(&QueueAttributeName::RedrivePolicy).ok_or_else(missing)?;
+        let attributes = self
+            .queue_attributes(url, &[QueueAttributeName::RedrivePolicy])
+            .await?;
+        let policy = attributes
+            .get(&QueueAttributeName::RedrivePolicy)
+            .ok_or_else(missing)?;
         let name = dead_letter_queue_name(policy).ok_or_else(missing)?;
         let found = self.sqs.get_queue_url().queue_name(name).send().await;
-        found.map_err(|error| self.failed("find a dead-letter queue", error))?.queue_url.ok_or_else(missing)
+        found
+            .map_err(|error| self.failed("find a dead-letter queue", error))?
+            .queue_url
+            .ok_or_else(missing)
     }
 
     async fn queue_attributes(
@@ -560,12 +652,22 @@ impl Operator {
         url: &str,
         names: &[QueueAttributeName],
     ) -> Result<HashMap<QueueAttributeName, String>, OperatorError> {
-        let call = self.sqs.get_queue_attributes().queue_url(url).set_attribute_names(Some(names.to_vec()));
-        let answer = call.send().await.map_err(|error| self.failed("read a queue's attributes", error))?;
+        let call = self
+            .sqs
+            .get_queue_attributes()
+            .queue_url(url)
+            .set_attribute_names(Some(names.to_vec()));
+        let answer = call
+            .send()
+            .await
+            .map_err(|error| self.failed("read a queue's attributes", error))?;
         Ok(answer.attributes.unwrap_or_default())
     }
 
-    async fn put_new_partner_items<const N: usize>(&self, items: [Item; N]) -> Result<(), OperatorError> {
+    async fn put_new_partner_items<const N: usize>(
+        &self,
+        items: [Item; N],
+    ) -> Result<(), OperatorError> {
         const OPERATION: &str = "store the partner's key";
         let mut transaction = self.dynamo.transact_write_items();
         for item in items {
@@ -574,17 +676,31 @@ impl Operator {
                 .set_item(Some(item))
                 .condition_expression("attribute_not_exists(pk)")
                 .build()
-                .map_err(|error| OperatorError::Call { operation: OPERATION, message: error.to_string() })?;
+                .map_err(|error| OperatorError::Call {
+                    operation: OPERATION,
+                    message: error.to_string(),
+                })?;
             transaction = transaction.transact_items(TransactWriteItem::builder().put(put).build());
         }
-        transaction.send().await.map(|_| ()).map_err(|error| self.failed(OPERATION, error))
+        transaction
+            .send()
+            .await
+            .map(|_| ())
+            .map_err(|error| self.failed(OPERATION, error))
     }
 
     async fn item(&self, table: &str, pk: &str, sk: &str) -> Result<Item, OperatorError> {
-        self.find_item(table, pk, sk).await?.ok_or_else(|| OperatorError::MissingItem(format!("item {pk} in {table}")))
+        self.find_item(table, pk, sk)
+            .await?
+            .ok_or_else(|| OperatorError::MissingItem(format!("item {pk} in {table}")))
     }
 
-    async fn find_item(&self, table: &str, pk: &str, sk: &str) -> Result<Option<Item>, OperatorError> {
+    async fn find_item(
+        &self,
+        table: &str,
+        pk: &str,
+        sk: &str,
+    ) -> Result<Option<Item>, OperatorError> {
         let call = self
             .dynamo
             .get_item()
@@ -592,7 +708,10 @@ impl Operator {
             .key("pk", AttributeValue::S(pk.to_owned()))
             .key("sk", AttributeValue::S(sk.to_owned()))
             .consistent_read(true);
-        call.send().await.map(|answer| answer.item).map_err(|error| self.failed("read an item", error))
+        call.send()
+            .await
+            .map(|answer| answer.item)
+            .map_err(|error| self.failed("read an item", error))
     }
 
     fn failed<E, R>(&self, operation: &'static str, error: SdkError<E, R>) -> OperatorError
@@ -619,8 +738,13 @@ async fn load_config() -> Result<SdkConfig, OperatorError> {
     if config.region().is_none() {
         return Err(OperatorError::MissingRegion);
     }
-    let provider = config.credentials_provider().ok_or(OperatorError::MissingCredentials)?;
-    provider.provide_credentials().await.map_err(|_| OperatorError::MissingCredentials)?;
+    let provider = config
+        .credentials_provider()
+        .ok_or(OperatorError::MissingCredentials)?;
+    provider
+        .provide_credentials()
+        .await
+        .map_err(|_| OperatorError::MissingCredentials)?;
     Ok(config)
 }
 
@@ -630,9 +754,18 @@ async fn stack_outputs(
     name: &str,
 ) -> Result<HashMap<String, String>, OperatorError> {
     let cloudformation = aws_sdk_cloudformation::Client::new(config);
-    let answer = match cloudformation.describe_stacks().stack_name(name).send().await {
+    let answer = match cloudformation
+        .describe_stacks()
+        .stack_name(name)
+        .send()
+        .await
+    {
         Ok(answer) => answer,
-        Err(error) if error.message().is_some_and(|message| message.contains("does not exist")) => {
+        Err(error)
+            if error
+                .message()
+                .is_some_and(|message| message.contains("does not exist")) =>
+        {
             return Err(OperatorError::MissingStack(name.to_owned()));
         }
         Err(error) => return Err(failed(endpoint, "describe the stack", error)),
@@ -640,7 +773,9 @@ async fn stack_outputs(
     let stack = answer.stacks.unwrap_or_default().into_iter().next();
     let stack = stack.ok_or_else(|| OperatorError::MissingStack(name.to_owned()))?;
     let outputs = stack.outputs.unwrap_or_default().into_iter();
-    Ok(outputs.filter_map(|output| Some((output.output_key?, output.output_value?))).collect())
+    Ok(outputs
+        .filter_map(|output| Some((output.output_key?, output.output_value?)))
+        .collect())
 }
 
 /// One line for a failed call: where nothing answered, which endpoint; else the service's own words.
@@ -655,17 +790,32 @@ where
         }
         SdkError::ServiceError(service) => {
             let metadata = service.err();
-            let words = [metadata.code(), metadata.message()].into_iter().flatten().collect::<Vec<_>>().join(": ");
-            OperatorError::Call { operation, message: words }
+            let words = [metadata.code(), metadata.message()]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join(": ");
+            OperatorError::Call {
+                operation,
+                message: words,
+            }
         }
-        _ => OperatorError::Call { operation, message: DisplayErrorContext(&error).to_string() },
+        _ => OperatorError::Call {
+            operation,
+            message: DisplayErrorContext(&error).to_string(),
+        },
     }
 }
 
 /// The name of the queue that a redrive policy names by ARN.
 fn dead_letter_queue_name(redrive_policy: &str) -> Option<String> {
     let policy: serde_json::Value = serde_json::from_str(redrive_policy).ok()?;
-    policy.get("deadLetterTargetArn")?.as_str()?.rsplit(':').next().map(str::to_owned)
+    policy
+        .get("deadLetterTargetArn")?
+        .as_str()?
+        .rsplit(':')
+        .next()
+        .map(str::to_owned)
 }
 
 /// A new key and the item that is kept of it (only a hash of the secret).
@@ -676,11 +826,20 @@ fn new_key(
 ) -> Result<(ApiKey, Item), OperatorError> {
     let id = getrandom::u64().map_err(OperatorError::Randomness)?;
     let key = ApiKey::from_random(id, [random_u128()?, random_u128()?]);
-    let scopes = scopes.iter().map(|scope| AttributeValue::S(scope.as_str().to_owned())).collect();
+    let scopes = scopes
+        .iter()
+        .map(|scope| AttributeValue::S(scope.as_str().to_owned()))
+        .collect();
     let mut item = Item::from([
-        ("pk".to_owned(), AttributeValue::S(format!("KEY#{}", key.key_id()))),
+        (
+            "pk".to_owned(),
+            AttributeValue::S(format!("KEY#{}", key.key_id())),
+        ),
         ("sk".to_owned(), AttributeValue::S("KEY".to_owned())),
-        ("partnerId".to_owned(), AttributeValue::S(partner.to_string())),
+        (
+            "partnerId".to_owned(),
+            AttributeValue::S(partner.to_string()),
+        ),
         ("sha256".to_owned(), AttributeValue::S(key.secret_sha256())),
         ("scopes".to_owned(), AttributeValue::L(scopes)),
         ("status".to_owned(), AttributeValue::S("active".to_owned())),
@@ -699,14 +858,18 @@ fn random_u128() -> Result<u128, OperatorError> {
 
 fn now() -> Timestamp {
     // A clock before 1970 gives the epoch: nothing here depends on it but a name and a date to read.
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 fn stored_coupon(item: &Item) -> Result<StoredCoupon, OperatorError> {
     let key = text(item, "a coupon", "pk")?;
-    let (partner, user) =
-        key.split_once('#').ok_or(OperatorError::MalformedItem { item: key.to_owned(), attribute: "pk" })?;
+    let (partner, user) = key.split_once('#').ok_or(OperatorError::MalformedItem {
+        item: key.to_owned(),
+        attribute: "pk",
+    })?;
     Ok(StoredCoupon {
         partner_id: partner.to_owned(),
         user_id: user.to_owned(),
@@ -718,26 +881,52 @@ fn stored_coupon(item: &Item) -> Result<StoredCoupon, OperatorError> {
 
 fn stored_key(item: &Item) -> Result<StoredKey, OperatorError> {
     let key = text(item, "a key", "pk")?;
-    let malformed = |attribute| OperatorError::MalformedItem { item: key.to_owned(), attribute };
-    let names = item.get("scopes").and_then(|value| value.as_l().ok()).ok_or_else(|| malformed("scopes"))?;
+    let malformed = |attribute| OperatorError::MalformedItem {
+        item: key.to_owned(),
+        attribute,
+    };
+    let names = item
+        .get("scopes")
+        .and_then(|value| value.as_l().ok())
+        .ok_or_else(|| malformed("scopes"))?;
     let scope = |name: &AttributeValue| {
-        Scope::ALL.into_iter().find(|scope| name.as_s().is_ok_and(|text| text == scope.as_str()))
+        Scope::ALL
+            .into_iter()
+            .find(|scope| name.as_s().is_ok_and(|text| text == scope.as_str()))
     };
     Ok(StoredKey {
-        key_id: key.strip_prefix("KEY#").ok_or_else(|| malformed("pk"))?.to_owned(),
+        key_id: key
+            .strip_prefix("KEY#")
+            .ok_or_else(|| malformed("pk"))?
+            .to_owned(),
         scopes: names.iter().filter_map(scope).collect(),
         active: text(item, key, "status")? == "active",
     })
 }
 
-fn text<'item>(item: &'item Item, name: &str, attribute: &'static str) -> Result<&'item str, OperatorError> {
+fn text<'item>(
+    item: &'item Item,
+    name: &str,
+    attribute: &'static str,
+) -> Result<&'item str, OperatorError> {
     let value = item.get(attribute).and_then(|value| value.as_s().ok());
-    value.map(String::as_str).ok_or_else(|| OperatorError::MalformedItem { item: name.to_owned(), attribute })
+    value
+        .map(String::as_str)
+        .ok_or_else(|| OperatorError::MalformedItem {
+            item: name.to_owned(),
+            attribute,
+        })
 }
 
 fn number(item: &Item, name: &str, attribute: &'static str) -> Result<u64, OperatorError> {
-    let value = item.get(attribute).and_then(|value| value.as_n().ok()).and_then(|digits| digits.parse().ok());
-    value.ok_or_else(|| OperatorError::MalformedItem { item: name.to_owned(), attribute })
+    let value = item
+        .get(attribute)
+        .and_then(|value| value.as_n().ok())
+        .and_then(|digits| digits.parse().ok());
+    value.ok_or_else(|| OperatorError::MalformedItem {
+        item: name.to_owned(),
+        attribute,
+    })
 }
 
 #[cfg(test)]
@@ -746,8 +935,13 @@ mod tests {
 
     #[test]
     fn a_missing_output_is_named() {
-        let error = Stack::from_outputs("firstcome", &HashMap::new()).unwrap_err().to_string();
-        assert_eq!(error, "stack firstcome has no output WebSocketUrl: run `make up` to deploy it again");
+        let error = Stack::from_outputs("firstcome", &HashMap::new())
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            error,
+            "stack firstcome has no output WebSocketUrl: run `make up` to deploy it again"
+        );
     }
 
     #[test]
@@ -767,7 +961,11 @@ mod tests {
         assert!(!format!("{item:?}").contains(secret));
         assert_eq!(
             stored_key(&item).unwrap(),
-            StoredKey { key_id: key.key_id().to_owned(), scopes: vec![Scope::Tickets], active: true }
+            StoredKey {
+                key_id: key.key_id().to_owned(),
+                scopes: vec![Scope::Tickets],
+                active: true
+            }
         );
     }
 
@@ -782,6 +980,13 @@ mod tests {
             ("shard".to_owned(), AttributeValue::N("3".to_owned())),
         ]);
         let coupon = stored_coupon(&item).unwrap();
-        assert_eq!((coupon.partner_id.as_str(), coupon.user_id.as_str(), coupon.shard), ("acme", "user-1", 3));
+        assert_eq!(
+            (
+                coupon.partner_id.as_str(),
+                coupon.user_id.as_str(),
+                coupon.shard
+            ),
+            ("acme", "user-1", 3)
+        );
     }
 }

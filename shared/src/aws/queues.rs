@@ -10,8 +10,8 @@ use serde::Serialize;
 use super::Aws;
 use super::error::port_error;
 use crate::{
-    BroadcastJob, BroadcastOutbox, Claim, ClaimMessage, ClaimOutbox, DeliveryJob, DeliveryOutbox, MAX_JOB_BYTES,
-    PortError,
+    BroadcastJob, BroadcastOutbox, Claim, ClaimMessage, ClaimOutbox, DeliveryJob, DeliveryOutbox,
+    MAX_JOB_BYTES, PortError,
 };
 
 /// Messages in one batch call (SQS).
@@ -27,7 +27,10 @@ struct Queue {
 
 impl Queue {
     fn new(aws: &Aws, url: String) -> Self {
-        Self { client: aws.sqs(), url }
+        Self {
+            client: aws.sqs(),
+            url,
+        }
     }
 
     async fn send<T: Serialize>(
@@ -37,8 +40,15 @@ impl Queue {
         group: Option<&str>,
     ) -> Result<(), PortError> {
         let body = encode(operation, message)?;
-        let request = self.client.send_message().queue_url(&self.url).message_body(body);
-        let sent = request.set_message_group_id(group.map(str::to_owned)).send().await;
+        let request = self
+            .client
+            .send_message()
+            .queue_url(&self.url)
+            .message_body(body);
+        let sent = request
+            .set_message_group_id(group.map(str::to_owned))
+            .send()
+            .await;
         sent.map(drop).map_err(|error| port_error(operation, error))
     }
 }
@@ -61,7 +71,13 @@ impl SqsClaims {
 impl ClaimOutbox for SqsClaims {
     async fn enqueue(&self, claim: &Claim) -> Result<(), PortError> {
         // The group makes the queue fair: one hot campaign does not hold up the others.
-        self.0.send("send the claim", &ClaimMessage::from(claim), Some(claim.campaign_id.as_str())).await
+        self.0
+            .send(
+                "send the claim",
+                &ClaimMessage::from(claim),
+                Some(claim.campaign_id.as_str()),
+            )
+            .await
     }
 }
 
@@ -81,7 +97,10 @@ impl DeliveryOutbox for SqsDeliveries {
         const OPERATION: &str = "send the answers";
         let bytes = encode(OPERATION, job)?.len();
         if bytes > MAX_JOB_BYTES {
-            return Err(PortError::reject(OPERATION, format!("{bytes} bytes are more than {MAX_JOB_BYTES}")));
+            return Err(PortError::reject(
+                OPERATION,
+                format!("{bytes} bytes are more than {MAX_JOB_BYTES}"),
+            ));
         }
         self.0.send(OPERATION, job, None).await
     }
@@ -116,7 +135,12 @@ impl SqsBroadcasts {
                 .send()
                 .await
                 .map_err(|error| port_error(OPERATION, error))?;
-            entries.retain(|entry| output.failed().iter().any(|failed| failed.id() == entry.id()));
+            entries.retain(|entry| {
+                output
+                    .failed()
+                    .iter()
+                    .any(|failed| failed.id() == entry.id())
+            });
             if entries.is_empty() {
                 return Ok(());
             }
@@ -150,7 +174,11 @@ impl crate::ClaimReturns for SqsReturns {
     async fn come_back(&self, returns: &[(String, u16)]) -> Result<(), PortError> {
         const OPERATION: &str = "set when claims come back";
         let calls = returns.chunks(BATCH).map(|batch| async move {
-            let mut request = self.0.client.change_message_visibility_batch().queue_url(&self.0.url);
+            let mut request = self
+                .0
+                .client
+                .change_message_visibility_batch()
+                .queue_url(&self.0.url);
             for (index, (receipt, seconds)) in batch.iter().enumerate() {
                 let entry = ChangeMessageVisibilityBatchRequestEntry::builder()
                     .id(index.to_string())
@@ -160,7 +188,11 @@ impl crate::ClaimReturns for SqsReturns {
                     .map_err(|error| PortError::reject(OPERATION, error))?;
                 request = request.entries(entry);
             }
-            request.send().await.map(drop).map_err(|error| port_error(OPERATION, error))
+            request
+                .send()
+                .await
+                .map(drop)
+                .map_err(|error| port_error(OPERATION, error))
         });
         join_all(calls).await.into_iter().collect()
     }

@@ -10,8 +10,9 @@ use super::error::port_error;
 use super::item::{Item, key, number, read, record, text, ttl};
 use super::{Aws, DynamoCampaigns, batch};
 use crate::{
-    AnnouncementRecords, BroadcastId, Campaign, CampaignId, CampaignIndex, CampaignRecords, LiveCampaigns, PortError,
-    Publication, Snapshot, SnapshotStore, Snapshots, StockCounters, StockShard, Timestamp,
+    AnnouncementRecords, BroadcastId, Campaign, CampaignId, CampaignIndex, CampaignRecords,
+    LiveCampaigns, PortError, Publication, Snapshot, SnapshotStore, Snapshots, StockCounters,
+    StockShard, Timestamp,
 };
 
 /// Copies of the snapshot, so that a thousand environments that expire together do not meet one partition's
@@ -42,7 +43,11 @@ pub struct DynamoSnapshots {
 impl DynamoSnapshots {
     /// On this table.
     pub fn new(aws: &Aws, table: String) -> Self {
-        Self { client: aws.dynamo(), campaigns: DynamoCampaigns::new(aws, table.clone()), table }
+        Self {
+            client: aws.dynamo(),
+            campaigns: DynamoCampaigns::new(aws, table.clone()),
+            table,
+        }
     }
 
     /// All items under `pk` whose sort key starts with `prefix`.
@@ -53,51 +58,91 @@ impl DynamoSnapshots {
         prefix: &str,
         consistent: bool,
     ) -> Result<Vec<Item>, PortError> {
-        let mut request = self.client.query().table_name(&self.table).consistent_read(consistent);
+        let mut request = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .consistent_read(consistent);
         request = request.expression_attribute_values(":pk", text(pk));
         request = if prefix.is_empty() {
             request.key_condition_expression("pk = :pk")
         } else {
-            let by_prefix = request.key_condition_expression("pk = :pk AND begins_with(sk, :prefix)");
+            let by_prefix =
+                request.key_condition_expression("pk = :pk AND begins_with(sk, :prefix)");
             by_prefix.expression_attribute_values(":prefix", text(prefix))
         };
         let pages = request.into_paginator().items().send();
-        pages.collect::<Result<Vec<Item>, _>>().await.map_err(|error| port_error(operation, error))
+        pages
+            .collect::<Result<Vec<Item>, _>>()
+            .await
+            .map_err(|error| port_error(operation, error))
     }
 
     async fn snapshot(&self, replica: u16) -> Result<Option<Snapshot>, PortError> {
         const OPERATION: &str = "read the campaign snapshot";
         let pk = format!("SNAPSHOT#{replica}");
-        let request = self.client.get_item().table_name(&self.table).set_key(Some(key(&pk, "MANIFEST")));
+        let request = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .set_key(Some(key(&pk, "MANIFEST")));
         let sent = request.consistent_read(true).send().await;
-        let Some(item) = sent.map_err(|error| port_error(OPERATION, error))?.item else { return Ok(None) };
+        let Some(item) = sent.map_err(|error| port_error(OPERATION, error))?.item else {
+            return Ok(None);
+        };
         let manifest: Manifest = read(OPERATION, item)?;
-        let parts = self.query(OPERATION, pk, &part_prefix(manifest.version), true).await?;
+        let parts = self
+            .query(OPERATION, pk, &part_prefix(manifest.version), true)
+            .await?;
         if parts.len() != manifest.parts {
             return Err(PortError::retry(OPERATION, "a part is missing"));
         }
         let mut campaigns = Vec::new();
         for part in &parts {
-            let body = part.get("campaigns").and_then(|body| body.as_s().ok()).map_or("[]", String::as_str);
+            let body = part
+                .get("campaigns")
+                .and_then(|body| body.as_s().ok())
+                .map_or("[]", String::as_str);
             let part: Vec<Campaign> =
                 serde_json::from_str(body).map_err(|error| PortError::reject(OPERATION, error))?;
             campaigns.extend(part);
         }
-        Ok(Some(Snapshot { version: manifest.version, built_at: manifest.built_at, campaigns }))
+        Ok(Some(Snapshot {
+            version: manifest.version,
+            built_at: manifest.built_at,
+            campaigns,
+        }))
     }
 
-    async fn publish_replica(&self, snapshot: &Snapshot, parts: &[String], replica: u16) -> Result<Publication, PortError> {
+    async fn publish_replica(
+        &self,
+        snapshot: &Snapshot,
+        parts: &[String],
+        replica: u16,
+    ) -> Result<Publication, PortError> {
         const OPERATION: &str = "write the campaign snapshot";
         let pk = format!("SNAPSHOT#{replica}");
         for (number, part) in parts.iter().enumerate() {
             let mut item = key(&pk, format!("{}{number:04}", part_prefix(snapshot.version)));
             item.insert("campaigns".into(), text(part));
-            item.insert("ttl".into(), ttl(snapshot.built_at.plus_seconds(PART_TTL_SECONDS)));
-            let put = self.client.put_item().table_name(&self.table).set_item(Some(item));
-            put.send().await.map_err(|error| port_error(OPERATION, error))?;
+            item.insert(
+                "ttl".into(),
+                ttl(snapshot.built_at.plus_seconds(PART_TTL_SECONDS)),
+            );
+            let put = self
+                .client
+                .put_item()
+                .table_name(&self.table)
+                .set_item(Some(item));
+            put.send()
+                .await
+                .map_err(|error| port_error(OPERATION, error))?;
         }
-        let manifest =
-            Manifest { version: snapshot.version, built_at: snapshot.built_at, parts: parts.len() };
+        let manifest = Manifest {
+            version: snapshot.version,
+            built_at: snapshot.built_at,
+            parts: parts.len(),
+        };
         let put = self
             .client
             .put_item()
@@ -107,7 +152,11 @@ impl DynamoSnapshots {
             .expression_attribute_values(":version", number(snapshot.version));
         match put.send().await {
             Ok(_) => Ok(Publication::Published),
-            Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => {
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(|e| e.is_conditional_check_failed_exception()) =>
+            {
                 Ok(Publication::Late)
             }
             Err(error) => Err(port_error(OPERATION, error)),
@@ -123,7 +172,8 @@ fn part_prefix(version: i64) -> String {
 fn parts(campaigns: &[Campaign]) -> Result<Vec<String>, PortError> {
     let mut parts: Vec<String> = Vec::new();
     for campaign in campaigns {
-        let json = serde_json::to_string(campaign).map_err(|error| PortError::reject("encode a campaign", error))?;
+        let json = serde_json::to_string(campaign)
+            .map_err(|error| PortError::reject("encode a campaign", error))?;
         match parts.last_mut() {
             Some(part) if part.len() + json.len() < PART_BYTES - 2 => {
                 part.push(',');
@@ -145,7 +195,9 @@ impl Snapshots for DynamoSnapshots {
 
 impl DynamoSnapshots {
     async fn sold_marks(&self, consistent: bool) -> Result<HashSet<CampaignId>, PortError> {
-        let items = self.query("read the sold marks", "SOLD".into(), "", consistent).await?;
+        let items = self
+            .query("read the sold marks", "SOLD".into(), "", consistent)
+            .await?;
         Ok(items.iter().filter_map(sort_key).collect())
     }
 }
@@ -161,14 +213,20 @@ impl CampaignRecords for DynamoSnapshots {
 }
 
 impl StockCounters for DynamoSnapshots {
-    async fn stock(&self, campaign: &CampaignId, shards: &[u16]) -> Result<Vec<StockShard>, PortError> {
+    async fn stock(
+        &self,
+        campaign: &CampaignId,
+        shards: &[u16],
+    ) -> Result<Vec<StockShard>, PortError> {
         self.campaigns.stock(campaign, shards).await
     }
 }
 
 impl LiveCampaigns for DynamoSnapshots {
     async fn live(&self) -> Result<Vec<Campaign>, PortError> {
-        let items = self.query("read the live campaigns", "LIVE".into(), "", true).await?;
+        let items = self
+            .query("read the live campaigns", "LIVE".into(), "", true)
+            .await?;
         let ids: Vec<CampaignId> = items.iter().filter_map(sort_key).collect();
         self.campaigns.find_all(&ids).await
     }
@@ -178,8 +236,16 @@ impl LiveCampaigns for DynamoSnapshots {
     }
 
     async fn retire(&self, id: &CampaignId) -> Result<(), PortError> {
-        let delete = self.client.delete_item().table_name(&self.table).set_key(Some(key("LIVE", id.as_str())));
-        delete.send().await.map(drop).map_err(|error| port_error("retire the campaign", error))
+        let delete = self
+            .client
+            .delete_item()
+            .table_name(&self.table)
+            .set_key(Some(key("LIVE", id.as_str())));
+        delete
+            .send()
+            .await
+            .map(drop)
+            .map_err(|error| port_error("retire the campaign", error))
     }
 }
 
@@ -188,17 +254,35 @@ impl SnapshotStore for DynamoSnapshots {
         let parts = parts(&snapshot.campaigns)?;
         let replicas = (0..REPLICAS).map(|replica| self.publish_replica(snapshot, &parts, replica));
         let late = try_join_all(replicas).await?.contains(&Publication::Late);
-        Ok(if late { Publication::Late } else { Publication::Published })
+        Ok(if late {
+            Publication::Late
+        } else {
+            Publication::Published
+        })
     }
 }
 
 impl AnnouncementRecords for DynamoSnapshots {
     async fn fanned_out(&self, ids: &[BroadcastId]) -> Result<HashSet<BroadcastId>, PortError> {
-        let keys = ids.iter().map(|id| key(format!("BROADCAST#{id}"), "REPORT")).collect();
+        let keys = ids
+            .iter()
+            .map(|id| key(format!("BROADCAST#{id}"), "REPORT"))
+            .collect();
         let items = batch::get(&self.client, &self.table, "read the announcements", keys).await?;
-        let fanned_out = |item: &Item| item.get("fannedOut").and_then(|flag| flag.as_bool().ok()).copied() == Some(true);
-        let id = |item: &Item| BroadcastId::new(item.get("pk")?.as_s().ok()?.strip_prefix("BROADCAST#")?).ok();
-        Ok(items.iter().filter(|item| fanned_out(item)).filter_map(id).collect())
+        let fanned_out = |item: &Item| {
+            item.get("fannedOut")
+                .and_then(|flag| flag.as_bool().ok())
+                .copied()
+                == Some(true)
+        };
+        let id = |item: &Item| {
+            BroadcastId::new(item.get("pk")?.as_s().ok()?.strip_prefix("BROADCAST#")?).ok()
+        };
+        Ok(items
+            .iter()
+            .filter(|item| fanned_out(item))
+            .filter_map(id)
+            .collect())
     }
 }
 
@@ -219,8 +303,10 @@ mod tests {
         let parts = parts(&campaigns).unwrap();
         assert!(parts.len() > 1);
         assert!(parts.iter().all(|part| part.len() <= PART_BYTES));
-        let read: Vec<Campaign> =
-            parts.iter().flat_map(|part| serde_json::from_str::<Vec<Campaign>>(part).unwrap()).collect();
+        let read: Vec<Campaign> = parts
+            .iter()
+            .flat_map(|part| serde_json::from_str::<Vec<Campaign>>(part).unwrap())
+            .collect();
         assert_eq!(read, campaigns);
         assert!(super::parts(&[]).unwrap().is_empty());
     }

@@ -1,8 +1,8 @@
 //! Starts an announcement: waits until it is due, drops it when it no longer holds, sends for its pages.
 
 use crate::{
-    Announcement, AnnouncementKind, BroadcastJob, BroadcastOutbox, FanOut, FanOutRecords, JobError, MEMBERSHIP_SHARDS,
-    PageJob, PortError, StockCounters, Timestamp, Topic, delay_seconds,
+    Announcement, AnnouncementKind, BroadcastJob, BroadcastOutbox, FanOut, FanOutRecords, JobError,
+    MEMBERSHIP_SHARDS, PageJob, PortError, StockCounters, Timestamp, Topic, delay_seconds,
 };
 
 /// What became of an announcement.
@@ -32,14 +32,20 @@ pub async fn announce(
 ) -> Result<Announced, JobError> {
     let announced = if let Some(due) = announcement.due_at.filter(|due| now < *due) {
         let delay = delay_seconds(due, now);
-        outbox.send(&[(BroadcastJob::Announce(announcement.clone()), delay)]).await?;
+        outbox
+            .send(&[(BroadcastJob::Announce(announcement.clone()), delay)])
+            .await?;
         Announced::Postponed
-    } else if announcement.void_at.is_some_and(|void| void <= now) || is_closed(counters, &announcement).await? {
+    } else if announcement.void_at.is_some_and(|void| void <= now)
+        || is_closed(counters, &announcement).await?
+    {
         Announced::Void
     } else if records.begin(&announcement, now).await? == FanOut::Complete {
         Announced::FannedOutBefore
     } else {
-        let jobs: Vec<_> = (0..MEMBERSHIP_SHARDS).map(|shard| (page_job(&announcement, shard), 0)).collect();
+        let jobs: Vec<_> = (0..MEMBERSHIP_SHARDS)
+            .map(|shard| (page_job(&announcement, shard), 0))
+            .collect();
         outbox.send(&jobs).await?;
         records.complete(&announcement.broadcast_id).await?;
         Announced::FannedOut
@@ -55,7 +61,10 @@ pub async fn announce(
 }
 
 /// Whether an opening has been overtaken by an early close: that closes every shard in one transaction, so one tells.
-async fn is_closed(counters: &impl StockCounters, announcement: &Announcement) -> Result<bool, PortError> {
+async fn is_closed(
+    counters: &impl StockCounters,
+    announcement: &Announcement,
+) -> Result<bool, PortError> {
     match (&announcement.topic, announcement.kind) {
         (Topic::Campaign(campaign), AnnouncementKind::Opened) => {
             let stock = counters.stock(campaign, &[0]).await?;

@@ -1,8 +1,8 @@
 //! Answers and snapshots: each socket gets its own frame.
 
 use crate::{
-    Answer, Campaign, Clock, ConnectionId, Forgetting, JobError, PortError, Post, PostSummary, Poster, Pusher,
-    ServerFrame, Settlement, StockCounters, StockShard, broadcast::poster::encode,
+    Answer, Campaign, Clock, ConnectionId, Forgetting, JobError, PortError, Post, PostSummary,
+    Poster, Pusher, ServerFrame, Settlement, StockCounters, StockShard, broadcast::poster::encode,
 };
 
 /// Posts answers to the sockets that claimed. An answer whose socket is gone is dropped: it stands, and can be asked for
@@ -17,7 +17,11 @@ pub async fn deliver_answers<P: Pusher, C: Forgetting, K: Clock>(
     let post = |answer: &Answer| {
         let (connection_id, payload) = (answer.connection_id.clone(), encode(&answer.frame)?);
         // Whoever could send a claim has finished the handshake.
-        Ok::<_, JobError>(Post { connection_id, payload, young: false })
+        Ok::<_, JobError>(Post {
+            connection_id,
+            payload,
+            young: false,
+        })
     };
     let posts = answers.iter().map(post).collect::<Result<Vec<_>, _>>()?;
     let posted = poster.post(&posts).await;
@@ -25,7 +29,16 @@ pub async fn deliver_answers<P: Pusher, C: Forgetting, K: Clock>(
     let is_gone = |(post, settlement): (Post, &Settlement)| {
         (*settlement == Settlement::Gone).then_some(post.connection_id)
     };
-    poster.forget(posts.into_iter().zip(&posted.settlements).filter_map(is_gone).collect(), None).await;
+    poster
+        .forget(
+            posts
+                .into_iter()
+                .zip(&posted.settlements)
+                .filter_map(is_gone)
+                .collect(),
+            None,
+        )
+        .await;
     poster.log("deliver", "", summary);
     match summary.failed + summary.unsettled {
         0 => Ok(summary),
@@ -49,7 +62,14 @@ pub async fn deliver_snapshot<P: Pusher, C: Forgetting, K: Clock>(
     let (issued, remaining) = totals(&stock);
     let phase = campaign.phase(poster.clock.now(), remaining == 0);
     let frame = ServerFrame::snapshot(&campaign, phase, issued);
-    deliver_answers(poster, &[Answer { connection_id, frame }]).await
+    deliver_answers(
+        poster,
+        &[Answer {
+            connection_id,
+            frame,
+        }],
+    )
+    .await
 }
 
 /// All stock shards. A missing one is damage, never "empty".
@@ -61,12 +81,18 @@ pub(super) async fn whole_stock(
     let wanted: Vec<u16> = (0..shards).collect();
     let stock = counters.stock(campaign, &wanted).await?;
     if stock.len() < wanted.len() {
-        return Err(PortError::reject("read the whole stock", "a stock shard is missing"));
+        return Err(PortError::reject(
+            "read the whole stock",
+            "a stock shard is missing",
+        ));
     }
     Ok(stock)
 }
 
 /// Issued and remaining coupons over all shards.
 pub(super) fn totals(stock: &[StockShard]) -> (u32, u32) {
-    (stock.iter().map(|shard| shard.issued).sum(), stock.iter().map(|shard| shard.remaining).sum())
+    (
+        stock.iter().map(|shard| shard.issued).sum(),
+        stock.iter().map(|shard| shard.remaining).sum(),
+    )
 }

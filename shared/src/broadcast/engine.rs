@@ -49,7 +49,11 @@ pub enum PushOutcome {
 /// Posts to one socket.
 pub trait Pusher {
     /// Posts once. MUST NOT retry by itself: the engine does, outside of its slots.
-    fn push(&self, connection: &ConnectionId, payload: Arc<[u8]>) -> impl Future<Output = PushOutcome> + Send;
+    fn push(
+        &self,
+        connection: &ConnectionId,
+        payload: Arc<[u8]>,
+    ) -> impl Future<Output = PushOutcome> + Send;
 }
 
 /// One frame for one socket.
@@ -88,7 +92,10 @@ pub struct Posted {
 impl Posted {
     /// How many posts, from the first on, are settled without a gap.
     pub fn settled_prefix(&self) -> usize {
-        self.settlements.iter().take_while(|settlement| **settlement != Settlement::Unsettled).count()
+        self.settlements
+            .iter()
+            .take_while(|settlement| **settlement != Settlement::Unsettled)
+            .count()
     }
 }
 
@@ -108,21 +115,32 @@ impl<P: Pusher> PostEngine<P> {
 
     /// As [`Self::new`], with at most `pool` posts in flight.
     pub fn with_pool(pusher: P, requests_per_second: u32, pool: usize) -> Self {
-        Self { pusher, pool: Semaphore::new(pool), limiter: Limiter::new(requests_per_second) }
+        Self {
+            pusher,
+            pool: Semaphore::new(pool),
+            limiter: Limiter::new(requests_per_second),
+        }
     }
 
     /// Posts all, and returns at the deadline at the latest.
     pub async fn post_all(&self, posts: &[Post], deadline: Instant) -> Posted {
         let throttled = AtomicU32::new(0);
         let mut settlements = vec![Settlement::Unsettled; posts.len()];
-        let settle = async |index: usize, post| (index, self.settle(post, deadline, &throttled).await);
-        let mut running: FuturesUnordered<_> =
-            posts.iter().enumerate().map(|(index, post)| settle(index, post)).collect();
+        let settle =
+            async |index: usize, post| (index, self.settle(post, deadline, &throttled).await);
+        let mut running: FuturesUnordered<_> = posts
+            .iter()
+            .enumerate()
+            .map(|(index, post)| settle(index, post))
+            .collect();
         while let Some((index, settlement)) = running.next().await {
             settlements[index] = settlement;
         }
         drop(running);
-        Posted { settlements, throttled: throttled.into_inner() }
+        Posted {
+            settlements,
+            throttled: throttled.into_inner(),
+        }
     }
 
     async fn settle(&self, post: &Post, deadline: Instant, throttled: &AtomicU32) -> Settlement {
@@ -163,10 +181,16 @@ impl<P: Pusher> PostEngine<P> {
     }
 
     async fn try_once(&self, post: &Post) -> PushOutcome {
-        let Ok(_slot) = self.pool.acquire().await else { return PushOutcome::Failed };
+        let Ok(_slot) = self.pool.acquire().await else {
+            return PushOutcome::Failed;
+        };
         self.limiter.permit().await;
-        let push = self.pusher.push(&post.connection_id, Arc::clone(&post.payload));
-        let outcome = timeout(POST_TIMEOUT, push).await.unwrap_or(PushOutcome::Failed);
+        let push = self
+            .pusher
+            .push(&post.connection_id, Arc::clone(&post.payload));
+        let outcome = timeout(POST_TIMEOUT, push)
+            .await
+            .unwrap_or(PushOutcome::Failed);
         if matches!(outcome, PushOutcome::Delivered | PushOutcome::Gone) {
             self.limiter.speed_up();
         }
@@ -176,7 +200,9 @@ impl<P: Pusher> PostEngine<P> {
 
 /// A random pause before try `tries + 1` (full jitter).
 fn backoff(tries: u32) -> Duration {
-    let longest = FIRST_BACKOFF.saturating_mul(1 << tries.min(10)).min(MAX_BACKOFF);
+    let longest = FIRST_BACKOFF
+        .saturating_mul(1 << tries.min(10))
+        .min(MAX_BACKOFF);
     longest.mul_f64(fastrand::f64())
 }
 
@@ -187,7 +213,11 @@ mod tests {
 
     fn post(name: &str, young: bool) -> Post {
         let connection_id = ConnectionId::new(name).unwrap();
-        Post { connection_id, payload: Arc::from(b"x".as_slice()), young }
+        Post {
+            connection_id,
+            payload: Arc::from(b"x".as_slice()),
+            young,
+        }
     }
 
     fn posts(names: &[&str]) -> Vec<Post> {
@@ -206,20 +236,39 @@ mod tests {
         }
         let engine = PostEngine::with_pool(pusher, 1000, 2);
         let start = Instant::now();
-        let posted = engine.post_all(&posts(&["a", "b", "c"]), in_seconds(9)).await;
+        let posted = engine
+            .post_all(&posts(&["a", "b", "c"]), in_seconds(9))
+            .await;
         assert_eq!(posted.settlements, [Settlement::Sent; 3]);
         // Chunks of two would take 500 ms.
-        assert!((300..320).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+        assert!(
+            (300..320).contains(&start.elapsed().as_millis()),
+            "{:?}",
+            start.elapsed()
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_throttled_or_fails_is_tried_again() {
         let pusher = MemoryPusher::default();
-        pusher.answers("a", &[PushOutcome::Throttled, PushOutcome::Throttled, PushOutcome::Delivered]);
+        pusher.answers(
+            "a",
+            &[
+                PushOutcome::Throttled,
+                PushOutcome::Throttled,
+                PushOutcome::Delivered,
+            ],
+        );
         pusher.answers("b", &[PushOutcome::Failed, PushOutcome::Delivered]);
         let engine = PostEngine::new(pusher, 1000);
         let posted = engine.post_all(&posts(&["a", "b"]), in_seconds(9)).await;
-        assert_eq!(posted, Posted { settlements: vec![Settlement::Sent; 2], throttled: 2 });
+        assert_eq!(
+            posted,
+            Posted {
+                settlements: vec![Settlement::Sent; 2],
+                throttled: 2
+            }
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -229,7 +278,13 @@ mod tests {
         pusher.answers("b", &[PushOutcome::Throttled; 20]);
         let engine = PostEngine::new(&pusher, 1000);
         let posted = engine.post_all(&posts(&["a", "b"]), in_seconds(60)).await;
-        assert_eq!(posted, Posted { settlements: vec![Settlement::Failed; 2], throttled: MAX_THROTTLES });
+        assert_eq!(
+            posted,
+            Posted {
+                settlements: vec![Settlement::Failed; 2],
+                throttled: MAX_THROTTLES
+            }
+        );
         assert_eq!(pusher.attempts("a"), MAX_FAILURES as usize);
     }
 
@@ -240,7 +295,9 @@ mod tests {
             pusher.answers(name, &[PushOutcome::Gone, PushOutcome::Delivered]);
         }
         let engine = PostEngine::new(&pusher, 1000);
-        let posted = engine.post_all(&[post("young", true), post("old", false)], in_seconds(9)).await;
+        let posted = engine
+            .post_all(&[post("young", true), post("old", false)], in_seconds(9))
+            .await;
         assert_eq!(posted.settlements, [Settlement::Sent, Settlement::Gone]);
     }
 
@@ -249,12 +306,34 @@ mod tests {
         let pusher = MemoryPusher::default();
         pusher.takes("slow", Duration::from_millis(2500));
         let engine = PostEngine::with_pool(&pusher, 1000, 1);
-        let posted = engine.post_all(&posts(&["fast", "slow", "next"]), in_seconds(1)).await;
-        assert_eq!(posted.settlements, [Settlement::Sent, Settlement::Unsettled, Settlement::Unsettled]);
+        let posted = engine
+            .post_all(&posts(&["fast", "slow", "next"]), in_seconds(1))
+            .await;
+        assert_eq!(
+            posted.settlements,
+            [
+                Settlement::Sent,
+                Settlement::Unsettled,
+                Settlement::Unsettled
+            ]
+        );
         assert_eq!(posted.settled_prefix(), 1);
         assert_eq!(pusher.attempts("next"), 0);
         let late = engine.post_all(&posts(&["next"]), Instant::now()).await;
         assert_eq!((late.settled_prefix(), pusher.attempts("next")), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_throttled_socket_halves_the_rate_once_however_often_it_is_tried() {
+        let pusher = MemoryPusher::default();
+        pusher.answers("slow", &[PushOutcome::Throttled; 20]);
+        let engine = PostEngine::new(&pusher, 100);
+        engine.post_all(&posts(&["slow"]), in_seconds(60)).await;
+        let start = Instant::now();
+        engine.post_all(&posts(&["fine"; 50]), in_seconds(60)).await;
+        // At full rate it would take 0.4 s, the burst taken off; after eight halvings 20 s.
+        let seconds = start.elapsed().as_secs_f64();
+        assert!((0.6..1.4).contains(&seconds), "{seconds}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -67,7 +67,11 @@ pub trait FanOutRecords {
     /// Notes that all pages have been sent for.
     fn complete(&self, id: &BroadcastId) -> impl Future<Output = Result<(), PortError>> + Send;
     /// How far a page is. MUST see every step that was answered before the call.
-    fn progress(&self, id: &BroadcastId, shard: u16) -> impl Future<Output = Result<PageProgress, PortError>> + Send;
+    fn progress(
+        &self,
+        id: &BroadcastId,
+        shard: u16,
+    ) -> impl Future<Output = Result<PageProgress, PortError>> + Send;
     /// Moves the cursor and adds the counts, both or neither. MUST refuse unless the cursor stands at `from`; MUST
     /// recognize a repeat of the same run's step.
     fn step(&self, step: &PageStep) -> impl Future<Output = Result<StepOutcome, PortError>> + Send;

@@ -35,7 +35,10 @@ impl Limiter {
         Self {
             floor: (ceiling / 50.0).max(1.0),
             ceiling,
-            rate: Mutex::new(Rate { per_second: ceiling, cut_at: None }),
+            rate: Mutex::new(Rate {
+                per_second: ceiling,
+                cut_at: None,
+            }),
             next: tokio::sync::Mutex::new(Instant::now()),
         }
     }
@@ -51,13 +54,17 @@ impl Limiter {
     /// A post was let through: the rate grows by a tenth of the ceiling per second of posting.
     pub(super) fn speed_up(&self) {
         let mut rate = self.rate();
-        rate.per_second = (rate.per_second + self.ceiling / 10.0 / rate.per_second).min(self.ceiling);
+        rate.per_second =
+            (rate.per_second + self.ceiling / 10.0 / rate.per_second).min(self.ceiling);
     }
 
     /// A post was refused for now: the rate is halved, once per [`CUT_PAUSE`].
     pub(super) fn slow_down(&self) {
         let (mut rate, now) = (self.rate(), Instant::now());
-        if rate.cut_at.is_none_or(|cut| now.duration_since(cut) >= CUT_PAUSE) {
+        if rate
+            .cut_at
+            .is_none_or(|cut| now.duration_since(cut) >= CUT_PAUSE)
+        {
             rate.per_second = (rate.per_second / 2.0).max(self.floor);
             rate.cut_at = Some(now);
         }
@@ -110,7 +117,8 @@ mod tests {
     async fn who_gives_up_waiting_has_reserved_nothing() {
         let limiter = Limiter::new(1);
         limiter.permit().await;
-        let waiters = (0..50).map(|_| tokio::time::timeout(Duration::from_millis(10), limiter.permit()));
+        let waiters =
+            (0..50).map(|_| tokio::time::timeout(Duration::from_millis(10), limiter.permit()));
         futures_util::future::join_all(waiters).await;
         assert!(seconds_for(&limiter, 1).await < 1.1);
     }

@@ -1,9 +1,9 @@
 //! Posts one membership shard of an announcement, page by page, from the committed cursor on.
 
 use crate::{
-    Audience, BroadcastJob, BroadcastOutbox, Clock, ConnectionId, FanOutRecords, Forgetting, JobError, MAX_GENERATION,
-    MemberPage, PAGE_LIMIT, PageJob, PageStep, PostSummary, Poster, Posted, Pusher, StepOutcome, Timestamp,
-    broadcast::poster::encode,
+    Audience, BroadcastJob, BroadcastOutbox, Clock, ConnectionId, FanOutRecords, Forgetting,
+    JobError, MAX_GENERATION, MemberPage, PAGE_LIMIT, PageJob, PageStep, PostSummary, Posted,
+    Poster, Pusher, StepOutcome, Timestamp, broadcast::poster::encode,
 };
 
 /// Posts the rest of the page. The cursor moves with the counts, in one write: a job that comes again, or twice at once,
@@ -19,12 +19,19 @@ pub async fn post_page<P: Pusher, C: Forgetting + Audience, K: Clock>(
 ) -> Result<PostSummary, JobError> {
     let mut summary = PostSummary::default();
     let result = post_steps(poster, records, &job, &mut summary).await;
-    poster.log("page", &format!("{}/{}", job.broadcast_id, job.shard), summary);
+    poster.log(
+        "page",
+        &format!("{}/{}", job.broadcast_id, job.shard),
+        summary,
+    );
     match result? {
         PageEnd::Done | PageEnd::Overtaken => Ok(summary),
         PageEnd::Late if job.generation >= MAX_GENERATION => Err(JobError::Generations),
         PageEnd::Late => {
-            let next = PageJob { generation: job.generation + 1, ..job };
+            let next = PageJob {
+                generation: job.generation + 1,
+                ..job
+            };
             outbox.send(&[(BroadcastJob::Page(next), 0)]).await?;
             Ok(summary)
         }
@@ -47,14 +54,21 @@ async fn post_steps<P: Pusher, C: Forgetting + Audience, K: Clock>(
     summary: &mut PostSummary,
 ) -> Result<PageEnd, JobError> {
     let payload = encode(&job.frame)?;
-    let run = Run { job, id: fastrand::u64(..), started_at: poster.clock.now() };
+    let run = Run {
+        job,
+        id: fastrand::u64(..),
+        started_at: poster.clock.now(),
+    };
     let progress = records.progress(&job.broadcast_id, job.shard).await?;
     let (mut cursor, mut done) = (progress.cursor, progress.done);
     while !done {
         if poster.is_late() {
             return Ok(PageEnd::Late);
         }
-        let page = poster.connections.members(&job.topic, job.shard, cursor.as_ref(), PAGE_LIMIT).await?;
+        let page = poster
+            .connections
+            .members(&job.topic, job.shard, cursor.as_ref(), PAGE_LIMIT)
+            .await?;
         let posted = poster.tell(&page.members, &payload).await;
         if posted.settled_prefix() == 0 && !page.members.is_empty() {
             return Ok(PageEnd::Late);
@@ -64,7 +78,9 @@ async fn post_steps<P: Pusher, C: Forgetting + Audience, K: Clock>(
             return Ok(PageEnd::Overtaken);
         }
         summary.add(PostSummary::count(&posted, posted.settled_prefix()));
-        poster.forget_gone_members(&job.topic, &page.members, &posted).await;
+        poster
+            .forget_gone_members(&job.topic, &page.members, &posted)
+            .await;
         (cursor, done) = (step.to, step.done);
     }
     Ok(PageEnd::Done)
@@ -79,10 +95,18 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// The step over what is settled without a gap: a cursor cannot say more.
-    fn step(&self, from: Option<ConnectionId>, page: &MemberPage, posted: &Posted, at: Timestamp) -> PageStep {
+    fn step(
+        &self,
+        from: Option<ConnectionId>,
+        page: &MemberPage,
+        posted: &Posted,
+        at: Timestamp,
+    ) -> PageStep {
         let settled = posted.settled_prefix();
         let counts = PostSummary::count(posted, settled);
-        let last = page.members[..settled].last().map(|member| member.connection_id.clone());
+        let last = page.members[..settled]
+            .last()
+            .map(|member| member.connection_id.clone());
         PageStep {
             broadcast_id: self.job.broadcast_id.clone(),
             shard: self.job.shard,

@@ -7,8 +7,8 @@ use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    Clock, ConnectionId, Forgetting, Member, PortError, Post, PostEngine, Posted, Pusher, ServerFrame, Settlement,
-    Timestamp, Topic,
+    Clock, ConnectionId, Forgetting, Member, PortError, Post, PostEngine, Posted, Pusher,
+    ServerFrame, Settlement, Timestamp, Topic,
 };
 
 /// How old a connection must be for "gone" to be believed, in milliseconds: before, its handshake may still run (API
@@ -60,7 +60,10 @@ pub struct PostSummary {
 impl PostSummary {
     /// Counts the first `settled` of the posts as they ended, the rest as unsettled.
     pub(super) fn count(posted: &Posted, settled: usize) -> Self {
-        let mut summary = Self { throttled: posted.throttled, ..Self::default() };
+        let mut summary = Self {
+            throttled: posted.throttled,
+            ..Self::default()
+        };
         for (index, settlement) in posted.settlements.iter().enumerate() {
             *match settlement {
                 _ if index >= settled => &mut summary.unsettled,
@@ -95,8 +98,19 @@ pub struct Poster<'a, P, C, K> {
 
 impl<'a, P: Pusher, C: Forgetting, K: Clock> Poster<'a, P, C, K> {
     /// Starts a job that stops posting at `deadline`. Leave time after it for a commit and a message.
-    pub fn new(engine: &'a PostEngine<P>, connections: &'a C, clock: &'a K, deadline: Instant) -> Self {
-        Self { engine, connections, clock, deadline, started: Instant::now() }
+    pub fn new(
+        engine: &'a PostEngine<P>,
+        connections: &'a C,
+        clock: &'a K,
+        deadline: Instant,
+    ) -> Self {
+        Self {
+            engine,
+            connections,
+            clock,
+            deadline,
+            started: Instant::now(),
+        }
     }
 
     /// Whether the deadline has come.
@@ -116,16 +130,24 @@ impl<'a, P: Pusher, C: Forgetting, K: Clock> Poster<'a, P, C, K> {
             payload: Arc::clone(payload),
             young: is_young(member.connected_at, now),
         };
-        self.post(&members.iter().map(post).collect::<Vec<_>>()).await
+        self.post(&members.iter().map(post).collect::<Vec<_>>())
+            .await
     }
 
     /// Forgets the members of `topic` that are gone and old enough for that to be true.
-    pub(super) async fn forget_gone_members(&self, topic: &Topic, members: &[Member], posted: &Posted) {
+    pub(super) async fn forget_gone_members(
+        &self,
+        topic: &Topic,
+        members: &[Member],
+        posted: &Posted,
+    ) {
         let now = self.clock.now();
         let gone = members
             .iter()
             .zip(&posted.settlements)
-            .filter(|(member, settlement)| **settlement == Settlement::Gone && !is_young(member.connected_at, now))
+            .filter(|(member, settlement)| {
+                **settlement == Settlement::Gone && !is_young(member.connected_at, now)
+            })
             .map(|(member, _)| member.connection_id.clone());
         self.forget(gone.collect(), Some(topic)).await;
     }
@@ -143,11 +165,18 @@ impl<'a, P: Pusher, C: Forgetting, K: Clock> Poster<'a, P, C, K> {
             Ok(Err(error)) => {
                 tracing::warn!(%error, cause = %error.source, connections.gone = count, "gone connections stay for now");
             }
-            Err(_) => tracing::warn!(connections.gone = count, "no time to forget gone connections"),
+            Err(_) => tracing::warn!(
+                connections.gone = count,
+                "no time to forget gone connections"
+            ),
         }
     }
 
-    async fn try_forget(&self, gone: Vec<ConnectionId>, topic: Option<&Topic>) -> Result<(), PortError> {
+    async fn try_forget(
+        &self,
+        gone: Vec<ConnectionId>,
+        topic: Option<&Topic>,
+    ) -> Result<(), PortError> {
         let now = self.clock.now();
         let read = async |id: ConnectionId| {
             let record = self.connections.connection(&id).await;
@@ -165,14 +194,22 @@ impl<'a, P: Pusher, C: Forgetting, K: Clock> Poster<'a, P, C, K> {
         drop(reads);
         self.connections.forget(&known).await?;
         match topic {
-            Some(topic) if !orphans.is_empty() => self.connections.forget_members(topic, &orphans).await,
+            Some(topic) if !orphans.is_empty() => {
+                self.connections.forget_members(topic, &orphans).await
+            }
             _ => Ok(()),
         }
     }
 
     /// Writes the job's one line in the log.
     pub(super) fn log(&self, kind: &'static str, subject: &str, summary: PostSummary) {
-        let PostSummary { sent, gone, failed, unsettled, throttled } = summary;
+        let PostSummary {
+            sent,
+            gone,
+            failed,
+            unsettled,
+            throttled,
+        } = summary;
         tracing::info!(
             job.kind = kind,
             job.subject = subject,

@@ -1,9 +1,9 @@
 //! Tells a campaign's stock to those who watch it.
 
 use crate::{
-    Audience, BroadcastJob, BroadcastOutbox, Clock, ConnectionId, Forgetting, FrameBody, JobError, MAX_GENERATION,
-    MEMBERSHIP_SHARDS, PAGE_LIMIT, PostSummary, Poster, Pusher, ServerFrame, StockCounters, StockJob, StockTicks,
-    Topic,
+    Audience, BroadcastJob, BroadcastOutbox, Clock, ConnectionId, Forgetting, FrameBody, JobError,
+    MAX_GENERATION, MEMBERSHIP_SHARDS, PAGE_LIMIT, PostSummary, Poster, Pusher, ServerFrame,
+    StockCounters, StockJob, StockTicks, Topic,
     broadcast::{
         deliver::{totals, whole_stock},
         poster::encode,
@@ -26,18 +26,32 @@ pub async fn post_stock<P: Pusher, C: Forgetting + Audience, K: Clock>(
         campaigns.clear(&job.campaign_id).await?;
     }
     let (issued, remaining) = totals(&whole_stock(campaigns, &job.campaign_id, job.shards).await?);
-    let id = stable_id(&["campaign.stock", job.campaign_id.as_str(), &issued.to_string()]);
-    let body = FrameBody::CampaignStock { campaign_id: job.campaign_id.clone(), issued, remaining };
+    let id = stable_id(&[
+        "campaign.stock",
+        job.campaign_id.as_str(),
+        &issued.to_string(),
+    ]);
+    let body = FrameBody::CampaignStock {
+        campaign_id: job.campaign_id.clone(),
+        issued,
+        remaining,
+    };
     let mut summary = PostSummary::default();
     let rest = post_frame(poster, &ServerFrame { id, body }, &job, &mut summary).await;
     poster.log("stock", job.campaign_id.as_str(), summary);
     match rest? {
         Some(resume) if job.generation < MAX_GENERATION => {
-            let next = StockJob { generation: job.generation + 1, resume: Some(resume), ..job };
+            let next = StockJob {
+                generation: job.generation + 1,
+                resume: Some(resume),
+                ..job
+            };
             outbox.send(&[(BroadcastJob::Stock(next), 0)]).await?;
         }
         // A gauge: whoever missed this value gets a later one, or the snapshot.
-        Some(_) => tracing::warn!(campaign.id = %job.campaign_id, "stock told to a part of its audience only"),
+        Some(_) => {
+            tracing::warn!(campaign.id = %job.campaign_id, "stock told to a part of its audience only")
+        }
         None => {}
     }
     Ok(summary)
@@ -58,11 +72,16 @@ async fn post_frame<P: Pusher, C: Forgetting + Audience, K: Clock>(
             if poster.is_late() {
                 return Ok(Some((shard, after)));
             }
-            let page = poster.connections.members(&topic, shard, after.as_ref(), PAGE_LIMIT).await?;
+            let page = poster
+                .connections
+                .members(&topic, shard, after.as_ref(), PAGE_LIMIT)
+                .await?;
             let posted = poster.tell(&page.members, &payload).await;
             let settled = posted.settled_prefix();
             summary.add(PostSummary::count(&posted, settled));
-            poster.forget_gone_members(&topic, &page.members, &posted).await;
+            poster
+                .forget_gone_members(&topic, &page.members, &posted)
+                .await;
             if let Some(last) = page.members[..settled].last() {
                 after = Some(last.connection_id.clone());
             }

@@ -5,7 +5,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::{
-    memory::{MemoryClock, MemoryConnections, MemoryFanOut, MemoryLedger, MemoryOutbox, MemoryPusher},
+    memory::{
+        MemoryClock, MemoryConnections, MemoryFanOut, MemoryLedger, MemoryOutbox, MemoryPusher,
+    },
     *,
 };
 
@@ -24,8 +26,15 @@ struct Stage {
 impl Stage {
     fn new() -> Self {
         let now = Timestamp::from_millis(1_790_000_000_000);
-        let new: NewCampaign = serde_json::from_value(serde_json::json!({"title": "t", "total": 3000})).unwrap();
-        let campaign = new.into_campaign(CampaignId::mint(now, 1), PartnerId::new("acme").unwrap(), now).unwrap();
+        let new: NewCampaign =
+            serde_json::from_value(serde_json::json!({"title": "t", "total": 3000})).unwrap();
+        let campaign = new
+            .into_campaign(
+                CampaignId::mint(now, 1),
+                PartnerId::new("acme").unwrap(),
+                now,
+            )
+            .unwrap();
         let campaigns = MemoryLedger::default();
         campaigns.add(&campaign);
         Self {
@@ -52,7 +61,10 @@ impl Stage {
                 partner_id: self.campaign.partner_id.clone(),
                 user_id: UserId::new("u").unwrap(),
                 connected_at: self.now.plus_seconds(-age),
-                topics: vec![Topic::Partner(self.campaign.partner_id.clone()), self.topic()],
+                topics: vec![
+                    Topic::Partner(self.campaign.partner_id.clone()),
+                    self.topic(),
+                ],
             });
         }
     }
@@ -66,11 +78,24 @@ impl Stage {
     }
 
     async fn announce(&self, announcement: Announcement) -> Announced {
-        announce(&self.campaigns, &self.records, &self.outbox, announcement, self.clock.now()).await.unwrap()
+        announce(
+            &self.campaigns,
+            &self.records,
+            &self.outbox,
+            announcement,
+            self.clock.now(),
+        )
+        .await
+        .unwrap()
     }
 
     /// Runs a job as the handler does, with so many seconds to go.
-    async fn run(&self, engine: &PostEngine<&MemoryPusher>, job: BroadcastJob, seconds: u64) -> PostSummary {
+    async fn run(
+        &self,
+        engine: &PostEngine<&MemoryPusher>,
+        job: BroadcastJob,
+        seconds: u64,
+    ) -> PostSummary {
         self.try_run(engine, job, seconds).await.unwrap()
     }
 
@@ -84,7 +109,9 @@ impl Stage {
         let poster = Poster::new(engine, &self.connections, &self.clock, deadline);
         match job {
             BroadcastJob::Page(job) => post_page(&poster, &self.records, &self.outbox, job).await,
-            BroadcastJob::Stock(job) => post_stock(&poster, &self.campaigns, &self.outbox, job).await,
+            BroadcastJob::Stock(job) => {
+                post_stock(&poster, &self.campaigns, &self.outbox, job).await
+            }
             BroadcastJob::Announce(_) => unreachable!("announced by itself"),
         }
     }
@@ -100,7 +127,12 @@ impl Stage {
 
     async fn deliver(&self, names: &[&str]) -> Result<PostSummary, JobError> {
         let engine = self.engine(1000);
-        let poster = Poster::new(&engine, &self.connections, &self.clock, Instant::now() + Duration::from_secs(25));
+        let poster = Poster::new(
+            &engine,
+            &self.connections,
+            &self.clock,
+            Instant::now() + Duration::from_secs(25),
+        );
         let answer = |name: &&str| Answer {
             connection_id: ConnectionId::new(*name).unwrap(),
             frame: ServerFrame::repeatable(&[name], FrameBody::Pong),
@@ -120,15 +152,31 @@ async fn an_announcement_reaches_everybody_once_and_its_report_adds_up() {
     stage.connect(&names, 60);
     stage.pusher.answers(&names[7], &[PushOutcome::Gone]);
     stage.pusher.answers(&names[8], &[PushOutcome::Failed; 9]);
-    assert_eq!(stage.announce(stage.announcement()).await, Announced::FannedOut);
-    assert_eq!(stage.announce(stage.announcement()).await, Announced::FannedOutBefore);
+    assert_eq!(
+        stage.announce(stage.announcement()).await,
+        Announced::FannedOut
+    );
+    assert_eq!(
+        stage.announce(stage.announcement()).await,
+        Announced::FannedOutBefore
+    );
     stage.drain(&stage.engine(10_000), 0, 25).await;
     let id = stage.announcement().broadcast_id;
     assert_eq!(stage.records.counts(&id), [2998, 1, 1]);
     assert_eq!(stage.pusher.delivered(), 2998);
     assert_eq!(stage.pusher.frames(&names[0]), [stage.announcement().frame]);
-    assert_eq!(stage.connections.listeners(&stage.topic()).len(), 2999, "the gone one is forgotten");
-    assert_eq!(stage.connections.listeners(&Topic::Partner(stage.campaign.partner_id.clone())).len(), 2999);
+    assert_eq!(
+        stage.connections.listeners(&stage.topic()).len(),
+        2999,
+        "the gone one is forgotten"
+    );
+    assert_eq!(
+        stage
+            .connections
+            .listeners(&Topic::Partner(stage.campaign.partner_id.clone()))
+            .len(),
+        2999
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,11 +186,18 @@ async fn a_page_short_of_time_goes_on_as_a_new_job_and_nobody_counts_twice() {
     stage.announce(stage.announcement()).await;
     // Two seconds at a hundred posts a second: far less than a page of about 375 members.
     stage.drain(&stage.engine(100), 0, 2).await;
-    assert_eq!(stage.records.counts(&stage.announcement().broadcast_id), [3000, 0, 0]);
-    let generations = stage.outbox.broadcasts().into_iter().map(|(job, _)| match job {
-        BroadcastJob::Page(page) => page.generation,
-        _ => 0,
-    });
+    assert_eq!(
+        stage.records.counts(&stage.announcement().broadcast_id),
+        [3000, 0, 0]
+    );
+    let generations = stage
+        .outbox
+        .broadcasts()
+        .into_iter()
+        .map(|(job, _)| match job {
+            BroadcastJob::Page(page) => page.generation,
+            _ => 0,
+        });
     assert!((1..=MAX_GENERATION).contains(&generations.max().unwrap()));
 }
 
@@ -161,12 +216,22 @@ async fn a_redelivered_page_takes_up_at_its_cursor() {
     // What the deadline caught in flight may go out twice, with the same id; it counts once.
     assert!(sent as usize <= stage.pusher.delivered());
     assert_eq!(sent, shard_size(&stage, 0));
-    assert_eq!(stage.run(&engine, page, 25).await, PostSummary::default(), "a finished page posts nothing");
+    assert_eq!(
+        stage.run(&engine, page, 25).await,
+        PostSummary::default(),
+        "a finished page posts nothing"
+    );
 }
 
 fn shard_size(stage: &Stage, shard: u16) -> u32 {
     let members = stage.connections.listeners(&stage.topic());
-    u32::try_from(members.iter().filter(|id| membership_shard(id) == shard).count()).unwrap()
+    u32::try_from(
+        members
+            .iter()
+            .filter(|id| membership_shard(id) == shard)
+            .count(),
+    )
+    .unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -176,10 +241,17 @@ async fn of_two_runs_of_a_page_at_once_one_counts() {
     stage.announce(stage.announcement()).await;
     let page = stage.outbox.broadcasts()[0].0.clone();
     let engine = stage.engine(10_000);
-    let (first, second) = tokio::join!(stage.run(&engine, page.clone(), 25), stage.run(&engine, page, 25));
+    let (first, second) = tokio::join!(
+        stage.run(&engine, page.clone(), 25),
+        stage.run(&engine, page, 25)
+    );
     let [sent, ..] = stage.records.counts(&stage.announcement().broadcast_id);
     assert_eq!(sent, shard_size(&stage, 0));
-    assert_eq!(first.sent + second.sent, sent, "the loser's counts are dropped");
+    assert_eq!(
+        first.sent + second.sent,
+        sent,
+        "the loser's counts are dropped"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -187,11 +259,20 @@ async fn a_page_carried_on_too_often_is_left_to_the_queue() {
     let stage = Stage::new();
     stage.connect(&names(800), 60);
     stage.announce(stage.announcement()).await;
-    let BroadcastJob::Page(page) = stage.outbox.broadcasts()[0].0.clone() else { panic!("a page job") };
-    let job = BroadcastJob::Page(PageJob { generation: MAX_GENERATION, ..page });
+    let BroadcastJob::Page(page) = stage.outbox.broadcasts()[0].0.clone() else {
+        panic!("a page job")
+    };
+    let job = BroadcastJob::Page(PageJob {
+        generation: MAX_GENERATION,
+        ..page
+    });
     let result = stage.try_run(&stage.engine(10), job, 1).await;
     assert!(matches!(result, Err(JobError::Generations)));
-    assert_eq!(stage.outbox.broadcasts().len(), usize::from(MEMBERSHIP_SHARDS), "no ninth generation");
+    assert_eq!(
+        stage.outbox.broadcasts().len(),
+        usize::from(MEMBERSHIP_SHARDS),
+        "no ninth generation"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -203,7 +284,10 @@ async fn a_young_connection_that_stays_gone_counts_and_keeps_its_membership() {
     stage.pusher.answers("late", &[PushOutcome::Gone]);
     stage.announce(stage.announcement()).await;
     stage.drain(&stage.engine(1000), 0, 25).await;
-    assert_eq!(stage.records.counts(&stage.announcement().broadcast_id), [1, 1, 0]);
+    assert_eq!(
+        stage.records.counts(&stage.announcement().broadcast_id),
+        [1, 1, 0]
+    );
     assert_eq!(stage.pusher.attempts("young"), 2);
     assert_eq!(stage.connections.listeners(&stage.topic()).len(), 2);
 }
@@ -212,7 +296,9 @@ async fn a_young_connection_that_stays_gone_counts_and_keeps_its_membership() {
 async fn a_gone_membership_without_a_connection_is_removed() {
     let stage = Stage::new();
     let orphan = ConnectionId::new("orphan").unwrap();
-    stage.connections.insert_orphan(&stage.topic(), &orphan, stage.now.plus_seconds(-60));
+    stage
+        .connections
+        .insert_orphan(&stage.topic(), &orphan, stage.now.plus_seconds(-60));
     stage.pusher.answers("orphan", &[PushOutcome::Gone]);
     stage.announce(stage.announcement()).await;
     stage.drain(&stage.engine(1000), 0, 25).await;
@@ -223,9 +309,15 @@ async fn a_gone_membership_without_a_connection_is_removed() {
 async fn an_announcement_waits_until_it_is_due() {
     let stage = Stage::new();
     let due_at = Some(Timestamp::from_millis(stage.now.millis() + 1500));
-    let early = Announcement { due_at, ..stage.announcement() };
+    let early = Announcement {
+        due_at,
+        ..stage.announcement()
+    };
     assert_eq!(stage.announce(early.clone()).await, Announced::Postponed);
-    assert_eq!(stage.outbox.broadcasts(), [(BroadcastJob::Announce(early.clone()), 2)]);
+    assert_eq!(
+        stage.outbox.broadcasts(),
+        [(BroadcastJob::Announce(early.clone()), 2)]
+    );
     stage.clock.advance_millis(1500);
     assert_eq!(stage.announce(early).await, Announced::FannedOut);
 }
@@ -233,29 +325,66 @@ async fn an_announcement_waits_until_it_is_due() {
 #[tokio::test(start_paused = true)]
 async fn an_announcement_that_no_longer_holds_is_dropped() {
     let stage = Stage::new();
-    let void = Announcement { void_at: Some(stage.now), ..stage.announcement() };
+    let void = Announcement {
+        void_at: Some(stage.now),
+        ..stage.announcement()
+    };
     assert_eq!(stage.announce(void).await, Announced::Void);
-    stage.campaigns.close(&stage.campaign.campaign_id, stage.now);
-    assert_eq!(stage.announce(stage.announcement()).await, Announced::Void, "closed before it opened");
-    let closing = Announcement { due_at: None, ..closed(&stage.campaign) };
-    assert_eq!(stage.announce(closing).await, Announced::FannedOut, "a closing holds when closed");
+    stage
+        .campaigns
+        .close(&stage.campaign.campaign_id, stage.now);
+    assert_eq!(
+        stage.announce(stage.announcement()).await,
+        Announced::Void,
+        "closed before it opened"
+    );
+    let closing = Announcement {
+        due_at: None,
+        ..closed(&stage.campaign)
+    };
+    assert_eq!(
+        stage.announce(closing).await,
+        Announced::FannedOut,
+        "a closing holds when closed"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn pages_are_sent_for_again_until_all_were_sent() {
     let stage = Stage::new();
     stage.outbox.fail(true);
-    let failed = announce(&stage.campaigns, &stage.records, &stage.outbox, stage.announcement(), stage.now).await;
+    let failed = announce(
+        &stage.campaigns,
+        &stage.records,
+        &stage.outbox,
+        stage.announcement(),
+        stage.now,
+    )
+    .await;
     assert!(matches!(failed, Err(JobError::Port(_))));
-    assert_eq!(stage.records.record(&stage.announcement().broadcast_id), Some(FanOut::Pending));
+    assert_eq!(
+        stage.records.record(&stage.announcement().broadcast_id),
+        Some(FanOut::Pending)
+    );
     stage.outbox.fail(false);
-    assert_eq!(stage.announce(stage.announcement()).await, Announced::FannedOut);
-    assert_eq!(stage.outbox.broadcasts().len(), usize::from(MEMBERSHIP_SHARDS));
+    assert_eq!(
+        stage.announce(stage.announcement()).await,
+        Announced::FannedOut
+    );
+    assert_eq!(
+        stage.outbox.broadcasts().len(),
+        usize::from(MEMBERSHIP_SHARDS)
+    );
 }
 
 fn stock_job(stage: &Stage) -> StockJob {
     let campaign_id = stage.campaign.campaign_id.clone();
-    StockJob { campaign_id, shards: stage.campaign.shards, generation: 0, resume: None }
+    StockJob {
+        campaign_id,
+        shards: stage.campaign.shards,
+        generation: 0,
+        resume: None,
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -263,12 +392,33 @@ async fn the_stock_is_told_after_its_mark_is_cleared() {
     let stage = Stage::new();
     stage.connect(&names(20), 60);
     let id = &stage.campaign.campaign_id;
-    assert_eq!(stage.campaigns.mark(id, stage.now, 5).await.unwrap(), Mark::Set);
-    stage.run(&stage.engine(1000), BroadcastJob::Stock(stock_job(&stage)), 25).await;
-    assert_eq!(stage.campaigns.mark(id, stage.now, 5).await.unwrap(), Mark::Set, "the next change is told again");
-    let body = FrameBody::CampaignStock { campaign_id: id.clone(), issued: 0, remaining: 3000 };
+    assert_eq!(
+        stage.campaigns.mark(id, stage.now, 5).await.unwrap(),
+        Mark::Set
+    );
+    stage
+        .run(
+            &stage.engine(1000),
+            BroadcastJob::Stock(stock_job(&stage)),
+            25,
+        )
+        .await;
+    assert_eq!(
+        stage.campaigns.mark(id, stage.now, 5).await.unwrap(),
+        Mark::Set,
+        "the next change is told again"
+    );
+    let body = FrameBody::CampaignStock {
+        campaign_id: id.clone(),
+        issued: 0,
+        remaining: 3000,
+    };
     let frame = ServerFrame::repeatable(&["campaign.stock", id.as_str(), "0"], body);
-    assert!(names(20).iter().all(|name| stage.pusher.frames(name) == [frame.clone()]));
+    assert!(
+        names(20)
+            .iter()
+            .all(|name| stage.pusher.frames(name) == [frame.clone()])
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -276,19 +426,44 @@ async fn a_stock_job_short_of_time_goes_on_where_it_stopped() {
     let stage = Stage::new();
     stage.connect(&names(1000), 60);
     let engine = stage.engine(100);
-    stage.run(&engine, BroadcastJob::Stock(stock_job(&stage)), 4).await;
+    stage
+        .run(&engine, BroadcastJob::Stock(stock_job(&stage)), 4)
+        .await;
     stage.drain(&engine, 0, 4).await;
-    assert!(names(1000).iter().all(|name| !stage.pusher.frames(name).is_empty()));
-    let posts: usize = names(1000).iter().map(|name| stage.pusher.attempts(name)).sum();
+    assert!(
+        names(1000)
+            .iter()
+            .all(|name| !stage.pusher.frames(name).is_empty())
+    );
+    let posts: usize = names(1000)
+        .iter()
+        .map(|name| stage.pusher.attempts(name))
+        .sum();
     assert!(posts <= 1010, "{posts}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_missing_stock_shard_is_an_error_and_never_zero() {
     let stage = Stage::new();
-    stage.campaigns.lose_shard(&stage.campaign.campaign_id, 0);
-    let result = stage.try_run(&stage.engine(1000), BroadcastJob::Stock(stock_job(&stage)), 25).await;
+    let id = &stage.campaign.campaign_id;
+    stage.campaigns.lose_shard(id, 0);
+    assert_eq!(
+        stage.campaigns.mark(id, stage.now, 5).await.unwrap(),
+        Mark::Set
+    );
+    let result = stage
+        .try_run(
+            &stage.engine(1000),
+            BroadcastJob::Stock(stock_job(&stage)),
+            25,
+        )
+        .await;
     assert!(matches!(result, Err(JobError::Port(_))));
+    assert_eq!(
+        stage.campaigns.mark(id, stage.now, 5).await.unwrap(),
+        Mark::Set,
+        "cleared before the read"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -299,16 +474,25 @@ async fn an_answer_to_a_gone_socket_is_dropped_and_the_old_socket_forgotten() {
     for name in ["old", "young", "unknown"] {
         stage.pusher.answers(name, &[PushOutcome::Gone; 3]);
     }
-    let summary = stage.deliver(&["old", "young", "unknown", "fine"]).await.unwrap();
+    let summary = stage
+        .deliver(&["old", "young", "unknown", "fine"])
+        .await
+        .unwrap();
     assert_eq!((summary.sent, summary.gone), (1, 3));
-    assert_eq!(stage.connections.listeners(&stage.topic()), [ConnectionId::new("young").unwrap()]);
+    assert_eq!(
+        stage.connections.listeners(&stage.topic()),
+        [ConnectionId::new("young").unwrap()]
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_could_not_be_posted_comes_again() {
     let stage = Stage::new();
     stage.pusher.answers("slow", &[PushOutcome::Throttled; 50]);
-    assert!(matches!(stage.deliver(&["slow", "fine"]).await, Err(JobError::Undelivered(1))));
+    assert!(matches!(
+        stage.deliver(&["slow", "fine"]).await,
+        Err(JobError::Undelivered(1))
+    ));
     assert_eq!(stage.pusher.frames("fine").len(), 1);
 }
 
@@ -316,11 +500,30 @@ async fn an_answer_that_could_not_be_posted_comes_again() {
 async fn a_snapshot_tells_the_stock_as_it_stands_now() {
     let stage = Stage::new();
     let engine = stage.engine(1000);
-    let poster = Poster::new(&engine, &stage.connections, &stage.clock, Instant::now() + Duration::from_secs(25));
+    let poster = Poster::new(
+        &engine,
+        &stage.connections,
+        &stage.clock,
+        Instant::now() + Duration::from_secs(25),
+    );
     let socket = ConnectionId::new("c").unwrap();
-    deliver_snapshot(&poster, &stage.campaigns, socket.clone(), stage.campaign.clone()).await.unwrap();
-    stage.campaigns.close(&stage.campaign.campaign_id, stage.now);
-    deliver_snapshot(&poster, &stage.campaigns, socket, stage.campaign.clone()).await.unwrap();
+    deliver_snapshot(
+        &poster,
+        &stage.campaigns,
+        socket.clone(),
+        stage.campaign.clone(),
+    )
+    .await
+    .unwrap();
+    stage
+        .campaigns
+        .close(&stage.campaign.campaign_id, stage.now);
+    deliver_snapshot(&poster, &stage.campaigns, socket, stage.campaign.clone())
+        .await
+        .unwrap();
     let expected = |phase| ServerFrame::snapshot(&stage.campaign, phase, 0);
-    assert_eq!(stage.pusher.frames("c"), [expected(Phase::Open), expected(Phase::Closed)]);
+    assert_eq!(
+        stage.pusher.frames("c"),
+        [expected(Phase::Open), expected(Phase::Closed)]
+    );
 }

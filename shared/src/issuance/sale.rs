@@ -12,8 +12,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Issuer, within};
 use crate::{
-    Campaign, CampaignId, CampaignRecords, Chunk, ChunkOutcome, Claim, Clock, Confirmation, Coupon, CouponLedger,
-    CouponReason, Entropy, Fate, MAX_CHUNK, Outcome, StockCounters, StockReason, UserId, Verdict, coupon_code,
+    Campaign, CampaignId, CampaignRecords, Chunk, ChunkOutcome, Claim, Clock, Confirmation, Coupon,
+    CouponLedger, CouponReason, Entropy, Fate, MAX_CHUNK, Outcome, StockCounters, StockReason,
+    UserId, Verdict, coupon_code,
 };
 
 /// Transactions in flight at once, each on another shard.
@@ -39,7 +40,12 @@ pub(super) struct EmptyShards(Mutex<HashMap<CampaignId, BTreeSet<u16>>>);
 
 impl EmptyShards {
     fn of(&self, campaign: &CampaignId) -> BTreeSet<u16> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(campaign).cloned().unwrap_or_default()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(campaign)
+            .cloned()
+            .unwrap_or_default()
     }
 
     fn remember(&self, campaign: &CampaignId, shards: impl Iterator<Item = u16>) {
@@ -98,7 +104,11 @@ where
     K: Clock,
     E: Entropy,
 {
-    pub(super) fn new(issuer: &'a Issuer<C, L, K, E>, campaign: &'a Campaign, deadline: Instant) -> Self {
+    pub(super) fn new(
+        issuer: &'a Issuer<C, L, K, E>,
+        campaign: &'a Campaign,
+        deadline: Instant,
+    ) -> Self {
         Self {
             issuer,
             campaign,
@@ -119,7 +129,13 @@ where
 
     /// Serves these leaders, of different users, until all are decided or the deadline is near.
     pub(super) async fn serve(&mut self, leaders: Vec<&'a Claim>) {
-        self.waiting = leaders.into_iter().map(|claim| Buyer { claim, from_round: 0 }).collect();
+        self.waiting = leaders
+            .into_iter()
+            .map(|claim| Buyer {
+                claim,
+                from_round: 0,
+            })
+            .collect();
         if !self.closed && !self.read_stock().await {
             return;
         }
@@ -135,7 +151,12 @@ where
             }
             let before = self.progress();
             let chunks = self.plan(round);
-            let settled = join_all(chunks.into_iter().map(|(chunk, buyers)| self.settle(chunk, buyers))).await;
+            let settled = join_all(
+                chunks
+                    .into_iter()
+                    .map(|(chunk, buyers)| self.settle(chunk, buyers)),
+            )
+            .await;
             self.busy.clear();
             for one in settled {
                 self.apply(one, round).await;
@@ -154,12 +175,16 @@ where
     async fn read_stock(&mut self) -> bool {
         let id = &self.campaign.campaign_id;
         let empty = self.issuer.empty_shards.of(id);
-        let unknown: Vec<u16> = (0..self.campaign.shards).filter(|shard| !empty.contains(shard)).collect();
+        let unknown: Vec<u16> = (0..self.campaign.shards)
+            .filter(|shard| !empty.contains(shard))
+            .collect();
         self.bounds = empty.into_iter().map(|shard| (shard, 0)).collect();
         if unknown.is_empty() {
             return true;
         }
-        let Some(shards) = within(self.deadline, id, self.issuer.campaigns.stock(id, &unknown)).await else {
+        let Some(shards) =
+            within(self.deadline, id, self.issuer.campaigns.stock(id, &unknown)).await
+        else {
             return false;
         };
         if shards.len() != unknown.len() {
@@ -178,7 +203,9 @@ where
         let bound = self.bounds.entry(shard).or_insert(at_most);
         *bound = at_most.min(*bound);
         if *bound == 0 {
-            self.issuer.empty_shards.remember(&self.campaign.campaign_id, std::iter::once(shard));
+            self.issuer
+                .empty_shards
+                .remember(&self.campaign.campaign_id, std::iter::once(shard));
         }
     }
 
@@ -186,12 +213,20 @@ where
     /// shards that were busy a moment ago come last.
     fn plan(&self, round: u32) -> Vec<(Chunk, Vec<Buyer<'a>>)> {
         let mut random = fastrand::Rng::with_seed(self.random_u64());
-        let mut shards: Vec<(u16, u32)> =
-            self.bounds.iter().filter(|(_, bound)| **bound > 0).map(|(shard, bound)| (*shard, *bound)).collect();
+        let mut shards: Vec<(u16, u32)> = self
+            .bounds
+            .iter()
+            .filter(|(_, bound)| **bound > 0)
+            .map(|(shard, bound)| (*shard, *bound))
+            .collect();
         random.shuffle(&mut shards);
         shards.sort_by_key(|(shard, _)| self.busy.contains(shard));
 
-        let mut buyers = self.waiting.iter().filter(|buyer| buyer.from_round <= round).copied();
+        let mut buyers = self
+            .waiting
+            .iter()
+            .filter(|buyer| buyer.from_round <= round)
+            .copied();
         let mut chunks = Vec::new();
         for (shard, bound) in shards.into_iter().take(CHUNKS_AT_ONCE) {
             let size = usize::try_from(bound).unwrap_or(MAX_CHUNK).min(MAX_CHUNK);
@@ -239,21 +274,36 @@ where
                     }
                 }
             };
-            if outcome != ChunkOutcome::Unknown || repeats >= REPEATS_OF_UNKNOWN || Instant::now() >= self.deadline {
+            if outcome != ChunkOutcome::Unknown
+                || repeats >= REPEATS_OF_UNKNOWN
+                || Instant::now() >= self.deadline
+            {
                 break outcome;
             }
             self.pause(repeats).await;
             repeats += 1;
         };
-        Settled { chunk, buyers, outcome, transactions }
+        Settled {
+            chunk,
+            buyers,
+            outcome,
+            transactions,
+        }
     }
 
     async fn apply(&mut self, settled: Settled<'a>, round: u32) {
-        let Settled { chunk, buyers, outcome, transactions } = settled;
+        let Settled {
+            chunk,
+            buyers,
+            outcome,
+            transactions,
+        } = settled;
         self.tally.transactions += transactions;
         match outcome {
             ChunkOutcome::Issued => self.issued(chunk),
-            ChunkOutcome::Cancelled { stock, coupons } => self.cancelled(chunk.shard, stock, &buyers, coupons, round),
+            ChunkOutcome::Cancelled { stock, coupons } => {
+                self.cancelled(chunk.shard, stock, &buyers, coupons, round)
+            }
             ChunkOutcome::Throttled => {
                 self.tally.conflicts += 1;
                 self.busy.insert(chunk.shard);
@@ -264,7 +314,10 @@ where
 
     fn issued(&mut self, chunk: Chunk) {
         let size = u32::try_from(chunk.coupons.len()).unwrap_or(u32::MAX);
-        let left = self.bounds.get(&chunk.shard).map_or(0, |bound| bound.saturating_sub(size));
+        let left = self
+            .bounds
+            .get(&chunk.shard)
+            .map_or(0, |bound| bound.saturating_sub(size));
         self.bound(chunk.shard, left);
         self.tally.issued += chunk.coupons.len();
         for coupon in chunk.coupons {
@@ -300,9 +353,14 @@ where
             explained |= reason != CouponReason::None;
             match reason {
                 CouponReason::None => {}
-                CouponReason::Stands(coupon) => self.decide(buyer.claim.user_id.clone(), Verdict::Standing(coupon)),
+                CouponReason::Stands(coupon) => {
+                    self.decide(buyer.claim.user_id.clone(), Verdict::Standing(coupon))
+                }
                 CouponReason::Invalid => {
-                    self.decide(buyer.claim.user_id.clone(), Verdict::Refused(Outcome::Rejected));
+                    self.decide(
+                        buyer.claim.user_id.clone(),
+                        Verdict::Refused(Outcome::Rejected),
+                    );
                 }
                 CouponReason::Busy => {
                     self.tally.conflicts += 1;
@@ -322,10 +380,21 @@ where
     /// After an unknown outcome: whoever holds a coupon is decided, the rest go back to the queue.
     async fn look_up(&mut self, buyers: &[Buyer<'a>]) {
         self.give_back(buyers);
-        let users: Vec<UserId> = buyers.iter().map(|buyer| buyer.claim.user_id.clone()).collect();
+        let users: Vec<UserId> = buyers
+            .iter()
+            .map(|buyer| buyer.claim.user_id.clone())
+            .collect();
         let read = self.issuer.ledger.standing(self.campaign, &users);
-        let standing = within(self.deadline + LOOK_UP_GRACE, &self.campaign.campaign_id, read).await;
-        let found = standing.into_iter().flatten().map(|(user, coupon)| (user, Verdict::Standing(coupon)));
+        let standing = within(
+            self.deadline + LOOK_UP_GRACE,
+            &self.campaign.campaign_id,
+            read,
+        )
+        .await;
+        let found = standing
+            .into_iter()
+            .flatten()
+            .map(|(user, coupon)| (user, Verdict::Standing(coupon)));
         self.verdicts.extend(found);
     }
 
@@ -333,12 +402,24 @@ where
     /// reason is known: a plain read may see half of another worker's transaction.
     async fn refuse_rest(&mut self, outcome: Outcome) {
         let waiting = std::mem::take(&mut self.waiting);
-        let users: Vec<UserId> = waiting.iter().map(|buyer| buyer.claim.user_id.clone()).collect();
-        let confirmed = join_all(users.chunks(USERS_PER_CONFIRMATION).map(|part| self.confirm(part))).await;
+        let users: Vec<UserId> = waiting
+            .iter()
+            .map(|buyer| buyer.claim.user_id.clone())
+            .collect();
+        let confirmed = join_all(
+            users
+                .chunks(USERS_PER_CONFIRMATION)
+                .map(|part| self.confirm(part)),
+        )
+        .await;
         for (part, standing) in users.chunks(USERS_PER_CONFIRMATION).zip(confirmed) {
-            let Some(mut standing) = standing else { continue };
+            let Some(mut standing) = standing else {
+                continue;
+            };
             for user in part {
-                let verdict = standing.remove(user).map_or(Verdict::Refused(outcome), Verdict::Standing);
+                let verdict = standing
+                    .remove(user)
+                    .map_or(Verdict::Refused(outcome), Verdict::Standing);
                 self.verdicts.insert(user.clone(), verdict);
             }
         }
@@ -357,8 +438,16 @@ where
 
     /// Changes whenever something was decided or learned.
     fn progress(&self) -> (usize, u64, u64) {
-        let sitting_out = self.waiting.iter().map(|buyer| u64::from(buyer.from_round)).sum();
-        (self.waiting.len(), self.bounds.values().map(|bound| u64::from(*bound)).sum(), sitting_out)
+        let sitting_out = self
+            .waiting
+            .iter()
+            .map(|buyer| u64::from(buyer.from_round))
+            .sum();
+        (
+            self.waiting.len(),
+            self.bounds.values().map(|bound| u64::from(*bound)).sum(),
+            sitting_out,
+        )
     }
 
     fn decide(&mut self, user: UserId, verdict: Verdict) {
@@ -369,19 +458,25 @@ where
     /// Leaves these users undecided for this batch.
     fn give_back(&mut self, buyers: &[Buyer<'a>]) {
         let users: HashSet<&UserId> = buyers.iter().map(|buyer| &buyer.claim.user_id).collect();
-        self.waiting.retain(|buyer| !users.contains(&buyer.claim.user_id));
+        self.waiting
+            .retain(|buyer| !users.contains(&buyer.claim.user_id));
     }
 
     /// Waits a random part of an exponentially growing time, and never past the deadline.
     async fn pause(&self, tries: u32) {
-        let most = BACKOFF_BASE.saturating_mul(1 << tries.min(10)).min(BACKOFF_CAP);
+        let most = BACKOFF_BASE
+            .saturating_mul(1 << tries.min(10))
+            .min(BACKOFF_CAP);
         let micros = u64::try_from(most.as_micros()).unwrap_or(u64::MAX);
-        let pause = Duration::from_micros(fastrand::Rng::with_seed(self.random_u64()).u64(1..=micros));
+        let pause =
+            Duration::from_micros(fastrand::Rng::with_seed(self.random_u64()).u64(1..=micros));
         sleep(pause.min(self.deadline.saturating_duration_since(Instant::now()))).await;
     }
 
     fn random_u64(&self) -> u64 {
         let bytes = self.issuer.entropy.bits().to_le_bytes();
-        u64::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7]])
+        u64::from_le_bytes([
+            bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7],
+        ])
     }
 }

@@ -13,7 +13,12 @@ const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 type MemoryIssuer = Issuer<MemoryLedger, MemoryLedger, MemoryClock, MemoryEntropy>;
 
 fn issuer(ledger: &MemoryLedger) -> MemoryIssuer {
-    Issuer::new(ledger.clone(), ledger.clone(), MemoryClock::at(NOW), MemoryEntropy::seeded(7))
+    Issuer::new(
+        ledger.clone(),
+        ledger.clone(),
+        MemoryClock::at(NOW),
+        MemoryEntropy::seeded(7),
+    )
 }
 
 fn open(total: u32) -> (MemoryLedger, Campaign) {
@@ -35,13 +40,23 @@ fn claim(campaign: &Campaign, user: &str, claim_id: &str) -> Claim {
 }
 
 fn claims(campaign: &Campaign, users: std::ops::Range<u32>) -> Vec<Claim> {
-    users.map(|n| claim(campaign, &format!("user-{n}"), &format!("claim-{n}"))).collect()
+    users
+        .map(|n| claim(campaign, &format!("user-{n}"), &format!("claim-{n}")))
+        .collect()
 }
 
 async fn decide(issuer: &MemoryIssuer, claims: &[Claim]) -> Vec<Option<Outcome>> {
-    let decisions = issuer.decide(claims, Instant::now() + Duration::from_secs(7)).await;
-    let outcome = |(claim, verdict): (&Claim, &Option<Verdict>)| Some(verdict.as_ref()?.outcome_for(&claim.claim_id));
-    claims.iter().zip(&decisions.verdicts).map(outcome).collect()
+    let decisions = issuer
+        .decide(claims, Instant::now() + Duration::from_secs(7))
+        .await;
+    let outcome = |(claim, verdict): (&Claim, &Option<Verdict>)| {
+        Some(verdict.as_ref()?.outcome_for(&claim.claim_id))
+    };
+    claims
+        .iter()
+        .zip(&decisions.verdicts)
+        .map(outcome)
+        .collect()
 }
 
 fn count(outcomes: &[Option<Outcome>], outcome: Outcome) -> usize {
@@ -57,7 +72,10 @@ fn assert_books(ledger: &MemoryLedger, campaign: &Campaign, issued: usize) {
     let mut sum = 0;
     for shard in ledger.shards(&campaign.campaign_id) {
         assert_eq!(shard.remaining + shard.issued, shard.quota);
-        let taken = coupons.iter().filter(|coupon| coupon.shard == shard.shard).count();
+        let taken = coupons
+            .iter()
+            .filter(|coupon| coupon.shard == shard.shard)
+            .count();
         assert_eq!(taken, shard.issued as usize, "shard {}", shard.shard);
         sum += shard.quota;
     }
@@ -66,7 +84,14 @@ fn assert_books(ledger: &MemoryLedger, campaign: &Campaign, issued: usize) {
 
 #[tokio::test(start_paused = true)]
 async fn exactly_the_stock_is_issued_and_the_rest_is_sold_out() {
-    for (total, users) in [(1, 64), (300, 1000), (500, 200), (2500, 3000), (99, 100), (7, 7)] {
+    for (total, users) in [
+        (1, 64),
+        (300, 1000),
+        (500, 200),
+        (2500, 3000),
+        (99, 100),
+        (7, 7),
+    ] {
         let (ledger, campaign) = open(total);
         let outcomes = decide(&issuer(&ledger), &claims(&campaign, 0..users)).await;
         let winners = total.min(users) as usize;
@@ -80,8 +105,13 @@ async fn exactly_the_stock_is_issued_and_the_rest_is_sold_out() {
 async fn many_workers_at_once_issue_exactly_the_stock() {
     let (ledger, campaign) = open(2500);
     let workers: Vec<_> = (0..16).map(|_| issuer(&ledger)).collect();
-    let batches: Vec<_> = (0..16).map(|n| claims(&campaign, n * 200..(n + 1) * 200)).collect();
-    let decided = workers.iter().zip(&batches).map(|(worker, batch)| decide(worker, batch));
+    let batches: Vec<_> = (0..16)
+        .map(|n| claims(&campaign, n * 200..(n + 1) * 200))
+        .collect();
+    let decided = workers
+        .iter()
+        .zip(&batches)
+        .map(|(worker, batch)| decide(worker, batch));
     let outcomes: Vec<_> = futures_util::future::join_all(decided).await.concat();
     assert_eq!(count(&outcomes, Outcome::Issued), 2500);
     assert_eq!(count(&outcomes, Outcome::SoldOut), 700);
@@ -119,15 +149,30 @@ async fn a_redelivered_claim_gets_the_same_coupon_also_after_the_end() {
     let mut late = winner.clone();
     late[0].requested_at = campaign.closes_at;
     late[0].sent_at = campaign.closes_at;
-    assert_eq!(issuer(&ledger).decide(&late, deadline).await.verdicts, first, "a coupon stands before the window");
+    assert_eq!(
+        issuer(&ledger).decide(&late, deadline).await.verdicts,
+        first,
+        "a coupon stands before the window"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn several_claims_of_one_user_win_one_coupon() {
     let (ledger, campaign) = open(10);
-    let batch = [claim(&campaign, "u", "a"), claim(&campaign, "u", "a"), claim(&campaign, "u", "b")];
+    let batch = [
+        claim(&campaign, "u", "a"),
+        claim(&campaign, "u", "a"),
+        claim(&campaign, "u", "b"),
+    ];
     let outcomes = decide(&issuer(&ledger), &batch).await;
-    assert_eq!(outcomes, [Some(Outcome::Issued), Some(Outcome::Issued), Some(Outcome::AlreadyIssued)]);
+    assert_eq!(
+        outcomes,
+        [
+            Some(Outcome::Issued),
+            Some(Outcome::Issued),
+            Some(Outcome::AlreadyIssued)
+        ]
+    );
     assert_books(&ledger, &campaign, 1);
     let outcomes = decide(&issuer(&ledger), &[claim(&campaign, "u", "c")]).await;
     assert_eq!(outcomes, [Some(Outcome::AlreadyIssued)]);
@@ -136,32 +181,69 @@ async fn several_claims_of_one_user_win_one_coupon() {
 #[tokio::test(start_paused = true)]
 async fn the_earliest_claim_inside_the_window_leads() {
     let (ledger, campaign) = open(10);
-    let early = Claim { requested_at: NOW.plus_seconds(-1), ..claim(&campaign, "u", "early") };
-    let first = Claim { requested_at: NOW.plus_seconds(1), ..claim(&campaign, "u", "z-first") };
-    let second = Claim { requested_at: NOW.plus_seconds(2), ..claim(&campaign, "u", "a-second") };
+    let early = Claim {
+        requested_at: NOW.plus_seconds(-1),
+        ..claim(&campaign, "u", "early")
+    };
+    let first = Claim {
+        requested_at: NOW.plus_seconds(1),
+        ..claim(&campaign, "u", "z-first")
+    };
+    let second = Claim {
+        requested_at: NOW.plus_seconds(2),
+        ..claim(&campaign, "u", "a-second")
+    };
     let outcomes = decide(&issuer(&ledger), &[second, early, first]).await;
     assert_eq!(
         outcomes,
-        [Some(Outcome::AlreadyIssued), Some(Outcome::AlreadyIssued), Some(Outcome::Issued)]
+        [
+            Some(Outcome::AlreadyIssued),
+            Some(Outcome::AlreadyIssued),
+            Some(Outcome::Issued)
+        ]
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_claims_own_time_is_judged_against_the_window() {
     let (ledger, campaign) = open(10);
-    let at = |user, requested_at| Claim { requested_at, sent_at: requested_at, ..claim(&campaign, user, "c") };
-    let future = Claim { requested_at: NOW.plus_seconds(61), ..claim(&campaign, "future", "c") };
-    let batch = [at("early", NOW.plus_seconds(-1)), at("late", campaign.closes_at), at("in", NOW), future];
+    let at = |user, requested_at| Claim {
+        requested_at,
+        sent_at: requested_at,
+        ..claim(&campaign, user, "c")
+    };
+    let future = Claim {
+        requested_at: NOW.plus_seconds(61),
+        ..claim(&campaign, "future", "c")
+    };
+    let batch = [
+        at("early", NOW.plus_seconds(-1)),
+        at("late", campaign.closes_at),
+        at("in", NOW),
+        future,
+    ];
     let outcomes = decide(&issuer(&ledger), &batch).await;
-    let expected = [Outcome::NotOpen, Outcome::Closed, Outcome::Issued, Outcome::Rejected].map(Some);
+    let expected = [
+        Outcome::NotOpen,
+        Outcome::Closed,
+        Outcome::Issued,
+        Outcome::Rejected,
+    ]
+    .map(Some);
     assert_eq!(outcomes, expected);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_foreign_or_absent_campaign_is_unknown() {
     let (ledger, campaign) = open(10);
-    let foreign = Claim { partner_id: PartnerId::new("other").unwrap(), ..claim(&campaign, "u", "a") };
-    let absent = Claim { campaign_id: crate::CampaignId::mint(NOW, 99), ..claim(&campaign, "u", "b") };
+    let foreign = Claim {
+        partner_id: PartnerId::new("other").unwrap(),
+        ..claim(&campaign, "u", "a")
+    };
+    let absent = Claim {
+        campaign_id: crate::CampaignId::mint(NOW, 99),
+        ..claim(&campaign, "u", "b")
+    };
     let outcomes = decide(&issuer(&ledger), &[foreign, absent]).await;
     assert_eq!(outcomes, [Some(Outcome::UnknownCampaign); 2]);
     assert_books(&ledger, &campaign, 0);
@@ -171,13 +253,25 @@ async fn a_foreign_or_absent_campaign_is_unknown() {
 async fn nothing_is_issued_after_an_early_close() {
     let (ledger, campaign) = open(10);
     ledger.close(&campaign.campaign_id, NOW);
-    assert_eq!(count(&decide(&issuer(&ledger), &claims(&campaign, 0..5)).await, Outcome::Closed), 5);
+    assert_eq!(
+        count(
+            &decide(&issuer(&ledger), &claims(&campaign, 0..5)).await,
+            Outcome::Closed
+        ),
+        5
+    );
     assert_books(&ledger, &campaign, 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_response_is_settled_by_the_identical_request() {
-    for fault in [Fault::LostAfterWrite, Fault::LostBeforeWrite, Fault::Throttled, Fault::StockBusy, Fault::Unexplained] {
+    for fault in [
+        Fault::LostAfterWrite,
+        Fault::LostBeforeWrite,
+        Fault::Throttled,
+        Fault::StockBusy,
+        Fault::Unexplained,
+    ] {
         let (ledger, campaign) = open(300);
         ledger.fail_next([fault.clone(), fault.clone()]);
         let outcomes = decide(&issuer(&ledger), &claims(&campaign, 0..99)).await;
@@ -192,16 +286,25 @@ async fn a_throttled_repeat_says_nothing_of_the_first_try() {
     ledger.fail_next([Fault::LostAfterWrite, Fault::Throttled]);
     let outcomes = decide(&issuer(&ledger), &claims(&campaign, 0..10)).await;
     assert_eq!(count(&outcomes, Outcome::Issued), 10);
-    assert_eq!(ledger.issue_calls(), 3, "the identical chunk until it is settled");
+    assert_eq!(
+        ledger.issue_calls(),
+        3,
+        "the identical chunk until it is settled"
+    );
     assert_books(&ledger, &campaign, 10);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_stays_unknown_is_looked_up_and_the_rest_goes_back() {
     let (ledger, campaign) = open(10);
-    ledger.fail_next(std::iter::once(Fault::LostAfterWrite).chain(vec![Fault::LostBeforeWrite; 10]));
+    ledger
+        .fail_next(std::iter::once(Fault::LostAfterWrite).chain(vec![Fault::LostBeforeWrite; 10]));
     let outcomes = decide(&issuer(&ledger), &claims(&campaign, 0..5)).await;
-    assert_eq!(count(&outcomes, Outcome::Issued), 5, "written, and found by the read");
+    assert_eq!(
+        count(&outcomes, Outcome::Issued),
+        5,
+        "written, and found by the read"
+    );
 
     let (ledger, campaign) = open(10);
     ledger.fail_next(vec![Fault::LostBeforeWrite; 20]);
@@ -216,7 +319,11 @@ async fn a_conflict_on_one_coupon_holds_up_nobody_else() {
     ledger.fail_next([Fault::CouponBusy(3)]);
     let outcomes = decide(&issuer(&ledger), &claims(&campaign, 0..50)).await;
     assert_eq!(count(&outcomes, Outcome::Issued), 50);
-    assert_eq!(ledger.issue_calls(), 3, "refused, the rest at once, the one later");
+    assert_eq!(
+        ledger.issue_calls(),
+        3,
+        "refused, the rest at once, the one later"
+    );
     assert_books(&ledger, &campaign, 50);
 }
 
@@ -225,7 +332,13 @@ async fn a_claim_that_can_never_be_stored_is_rejected_alone() {
     let (ledger, campaign) = open(300);
     ledger.fail_next([Fault::CouponInvalid(0)]);
     let outcomes = decide(&issuer(&ledger), &claims(&campaign, 0..50)).await;
-    assert_eq!((count(&outcomes, Outcome::Rejected), count(&outcomes, Outcome::Issued)), (1, 49));
+    assert_eq!(
+        (
+            count(&outcomes, Outcome::Rejected),
+            count(&outcomes, Outcome::Issued)
+        ),
+        (1, 49)
+    );
     assert_books(&ledger, &campaign, 49);
 }
 
@@ -250,7 +363,10 @@ async fn a_standing_coupon_in_the_chunk_costs_the_others_nothing() {
 async fn a_missing_shard_is_damage_and_never_empty() {
     let (ledger, campaign) = open(2500);
     ledger.lose_shard(&campaign.campaign_id, 1);
-    assert_eq!(decide(&issuer(&ledger), &claims(&campaign, 0..5)).await, [None; 5]);
+    assert_eq!(
+        decide(&issuer(&ledger), &claims(&campaign, 0..5)).await,
+        [None; 5]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -259,7 +375,10 @@ async fn a_refusal_waits_for_a_read_that_no_write_disturbs() {
     let worker = issuer(&ledger);
     decide(&worker, &claims(&campaign, 0..1)).await;
     ledger.confirmations_busy(2);
-    assert_eq!(decide(&worker, &claims(&campaign, 1..3)).await, [Some(Outcome::SoldOut); 2]);
+    assert_eq!(
+        decide(&worker, &claims(&campaign, 1..3)).await,
+        [Some(Outcome::SoldOut); 2]
+    );
     ledger.confirmations_busy(100);
     assert_eq!(decide(&worker, &claims(&campaign, 3..5)).await, [None; 2]);
 }
@@ -268,10 +387,16 @@ async fn a_refusal_waits_for_a_read_that_no_write_disturbs() {
 async fn a_store_that_is_down_leaves_everything_undecided() {
     let (ledger, campaign) = open(10);
     ledger.fail(true);
-    assert_eq!(decide(&issuer(&ledger), &claims(&campaign, 0..3)).await, [None; 3]);
+    assert_eq!(
+        decide(&issuer(&ledger), &claims(&campaign, 0..3)).await,
+        [None; 3]
+    );
     ledger.fail(false);
     ledger.fail_next([Fault::Error]);
-    assert_eq!(decide(&issuer(&ledger), &claims(&campaign, 0..3)).await, [None; 3]);
+    assert_eq!(
+        decide(&issuer(&ledger), &claims(&campaign, 0..3)).await,
+        [None; 3]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -281,7 +406,9 @@ async fn deciding_ends_at_the_deadline() {
     let started = Instant::now();
     let worker = issuer(&ledger);
     let batch = claims(&campaign, 0..3);
-    let decisions = worker.decide(&batch, started + Duration::from_secs(2)).await;
+    let decisions = worker
+        .decide(&batch, started + Duration::from_secs(2))
+        .await;
     assert_eq!(decisions.verdicts, [None, None, None]);
     assert!(started.elapsed() <= Duration::from_millis(2100));
 }

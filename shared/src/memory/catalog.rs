@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::memory::MemoryLedger;
 use crate::{
-    BroadcastId, BroadcastReport, BroadcastReports, Campaign, CampaignCatalog, CampaignId, CampaignRecords, Coupon,
-    Creation, Idempotency, KeyRecord, KeyStore, Page, PageCounts, PartnerId, PortError, ReportRecord, StandingCoupons,
-    Timestamp, UserCoupons, UserId,
+    BroadcastId, BroadcastReport, BroadcastReports, Campaign, CampaignCatalog, CampaignId,
+    CampaignRecords, Coupon, Creation, Idempotency, KeyRecord, KeyStore, Page, PageCounts,
+    PartnerId, PortError, ReportRecord, StandingCoupons, Timestamp, UserCoupons, UserId,
 };
 
 /// A request as it is recognized again: whose, and by which key.
@@ -33,7 +33,10 @@ pub struct MemoryCatalog {
 impl MemoryCatalog {
     /// A catalog whose campaigns are issued from this ledger.
     pub fn over(ledger: &MemoryLedger) -> Self {
-        Self { ledger: ledger.clone(), state: Arc::default() }
+        Self {
+            ledger: ledger.clone(),
+            state: Arc::default(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -41,7 +44,11 @@ impl MemoryCatalog {
     }
 
     fn check(&self, operation: &'static str) -> Result<(), PortError> {
-        if self.state().failing { Err(PortError::retry(operation, "told to fail")) } else { Ok(()) }
+        if self.state().failing {
+            Err(PortError::retry(operation, "told to fail"))
+        } else {
+            Ok(())
+        }
     }
 
     /// From now on (or no more) every call fails.
@@ -52,7 +59,9 @@ impl MemoryCatalog {
     /// Stores a campaign with its whole stock.
     pub fn add(&self, campaign: &Campaign) {
         self.ledger.add(campaign);
-        self.state().index.insert((campaign.partner_id.clone(), campaign.campaign_id.clone()));
+        self.state()
+            .index
+            .insert((campaign.partner_id.clone(), campaign.campaign_id.clone()));
     }
 
     /// Stores an API key.
@@ -76,15 +85,31 @@ impl MemoryCatalog {
     /// The partner's campaigns behind `after`, newest first.
     fn behind(&self, partner: &PartnerId, after: Option<&CampaignId>) -> Vec<CampaignId> {
         let state = self.state();
-        let theirs = state.index.iter().rev().filter(|(of, _)| of == partner).map(|(_, id)| id);
-        theirs.filter(|id| after.is_none_or(|after| *id < after)).cloned().collect()
+        let theirs = state
+            .index
+            .iter()
+            .rev()
+            .filter(|(of, _)| of == partner)
+            .map(|(_, id)| id);
+        theirs
+            .filter(|id| after.is_none_or(|after| *id < after))
+            .cloned()
+            .collect()
     }
 }
 
 impl CampaignCatalog for MemoryCatalog {
-    async fn create(&self, campaign: &Campaign, idempotency: Option<&Idempotency>) -> Result<Creation, PortError> {
+    async fn create(
+        &self,
+        campaign: &Campaign,
+        idempotency: Option<&Idempotency>,
+    ) -> Result<Creation, PortError> {
         self.check("create the campaign")?;
-        if let Some(Idempotency { key_sha256, body_sha256 }) = idempotency {
+        if let Some(Idempotency {
+            key_sha256,
+            body_sha256,
+        }) = idempotency
+        {
             let request = (campaign.partner_id.clone(), key_sha256.clone());
             let mine = (campaign.campaign_id.clone(), body_sha256.clone());
             let (id, body) = self.state().requests.entry(request).or_insert(mine).clone();
@@ -102,7 +127,11 @@ impl CampaignCatalog for MemoryCatalog {
     async fn close(&self, campaign: &Campaign, now: Timestamp) -> Result<Timestamp, PortError> {
         self.check("close the campaign")?;
         self.ledger.close(&campaign.campaign_id, now);
-        let closed_at = self.ledger.find(&campaign.campaign_id).await?.and_then(|campaign| campaign.closed_at);
+        let closed_at = self
+            .ledger
+            .find(&campaign.campaign_id)
+            .await?
+            .and_then(|campaign| campaign.closed_at);
         closed_at.ok_or_else(|| PortError::reject("close the campaign", "the record is missing"))
     }
 
@@ -124,19 +153,36 @@ impl CampaignCatalog for MemoryCatalog {
 /// Cut to `limit`. DynamoDB, too, names a next page whenever one is full.
 fn page<T>(mut items: Vec<T>, limit: u16, id: impl Fn(&T) -> &CampaignId) -> Page<T> {
     items.truncate(usize::from(limit));
-    let next = items.last().filter(|_| items.len() == usize::from(limit)).map(|item| id(item).clone());
+    let next = items
+        .last()
+        .filter(|_| items.len() == usize::from(limit))
+        .map(|item| id(item).clone());
     Page { items, next }
 }
 
 impl BroadcastReports for MemoryCatalog {
-    async fn open(&self, id: &BroadcastId, record: &ReportRecord) -> Result<ReportRecord, PortError> {
+    async fn open(
+        &self,
+        id: &BroadcastId,
+        record: &ReportRecord,
+    ) -> Result<ReportRecord, PortError> {
         self.check("open the report")?;
-        Ok(self.state().reports.entry(id.clone()).or_insert_with(|| (record.clone(), Vec::new())).0.clone())
+        Ok(self
+            .state()
+            .reports
+            .entry(id.clone())
+            .or_insert_with(|| (record.clone(), Vec::new()))
+            .0
+            .clone())
     }
 
     async fn report(&self, id: &BroadcastId) -> Result<Option<BroadcastReport>, PortError> {
         self.check("read the report")?;
-        Ok(self.state().reports.get(id).map(|(record, pages)| BroadcastReport::sum(record, pages)))
+        Ok(self
+            .state()
+            .reports
+            .get(id)
+            .map(|(record, pages)| BroadcastReport::sum(record, pages)))
     }
 }
 

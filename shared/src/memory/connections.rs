@@ -6,8 +6,8 @@ use std::{
 };
 
 use crate::{
-    Audience, Connection, ConnectionId, Forgetting, Member, MemberPage, PortError, Registration, Registry,
-    Subscription, Subscriptions, Timestamp, Topic, membership_shard,
+    Audience, Connection, ConnectionId, Forgetting, Member, MemberPage, PortError, Registration,
+    Registry, Subscription, Subscriptions, Timestamp, Topic, membership_shard,
 };
 
 /// Open sockets, by what a test puts in.
@@ -25,12 +25,17 @@ struct State {
 
 impl State {
     fn join(&mut self, topic: &Topic, connection: &ConnectionId, connected_at: Timestamp) {
-        self.memberships.insert(key(topic, connection), connected_at);
+        self.memberships
+            .insert(key(topic, connection), connected_at);
     }
 }
 
 fn key(topic: &Topic, connection: &ConnectionId) -> (String, u16, ConnectionId) {
-    (topic.to_string(), membership_shard(connection), connection.clone())
+    (
+        topic.to_string(),
+        membership_shard(connection),
+        connection.clone(),
+    )
 }
 
 impl MemoryConnections {
@@ -40,7 +45,9 @@ impl MemoryConnections {
         for topic in &connection.topics {
             state.join(topic, &connection.connection_id, connection.connected_at);
         }
-        state.records.insert(connection.connection_id.clone(), connection);
+        state
+            .records
+            .insert(connection.connection_id.clone(), connection);
     }
 
     /// Puts a membership in whose connection has no record.
@@ -52,7 +59,12 @@ impl MemoryConnections {
     pub fn listeners(&self, topic: &Topic) -> Vec<ConnectionId> {
         let topic = topic.to_string();
         let state = self.state();
-        let mut ids: Vec<_> = state.memberships.keys().filter(|key| key.0 == topic).map(|key| key.2.clone()).collect();
+        let mut ids: Vec<_> = state
+            .memberships
+            .keys()
+            .filter(|key| key.0 == topic)
+            .map(|key| key.2.clone())
+            .collect();
         ids.sort();
         ids
     }
@@ -69,10 +81,17 @@ impl MemoryConnections {
 }
 
 impl Registry for MemoryConnections {
-    async fn register(&self, connection: &Connection, ticket_id: &str) -> Result<Registration, PortError> {
+    async fn register(
+        &self,
+        connection: &Connection,
+        ticket_id: &str,
+    ) -> Result<Registration, PortError> {
         {
             let mut state = self.state();
-            let holder = state.tickets.entry(ticket_id.into()).or_insert_with(|| connection.connection_id.clone());
+            let holder = state
+                .tickets
+                .entry(ticket_id.into())
+                .or_insert_with(|| connection.connection_id.clone());
             if *holder != connection.connection_id {
                 return Ok(Registration::TicketUsed);
             }
@@ -83,9 +102,15 @@ impl Registry for MemoryConnections {
 }
 
 impl Subscriptions for MemoryConnections {
-    async fn subscribe(&self, connection: &ConnectionId, topic: &Topic) -> Result<Subscription, PortError> {
+    async fn subscribe(
+        &self,
+        connection: &ConnectionId,
+        topic: &Topic,
+    ) -> Result<Subscription, PortError> {
         let mut state = self.state();
-        let Some(record) = state.records.get_mut(connection) else { return Ok(Subscription::Gone) };
+        let Some(record) = state.records.get_mut(connection) else {
+            return Ok(Subscription::Gone);
+        };
         if !record.topics.contains(topic) {
             record.topics.push(topic.clone());
         }
@@ -113,7 +138,11 @@ impl Forgetting for MemoryConnections {
         let mut state = self.state();
         for connection in connections {
             let id = &connection.connection_id;
-            let joined_since = state.records.remove(id).map(|record| record.topics).unwrap_or_default();
+            let joined_since = state
+                .records
+                .remove(id)
+                .map(|record| record.topics)
+                .unwrap_or_default();
             for topic in connection.topics.iter().chain(&joined_since) {
                 state.memberships.remove(&key(topic, id));
             }
@@ -121,7 +150,11 @@ impl Forgetting for MemoryConnections {
         Ok(())
     }
 
-    async fn forget_members(&self, topic: &Topic, members: &[ConnectionId]) -> Result<(), PortError> {
+    async fn forget_members(
+        &self,
+        topic: &Topic,
+        members: &[ConnectionId],
+    ) -> Result<(), PortError> {
         let mut state = self.state();
         for member in members {
             state.memberships.remove(&key(topic, member));
@@ -145,11 +178,17 @@ impl Audience for MemoryConnections {
             .memberships
             .iter()
             .filter(|((name, of, id), _)| *name == topic && *of == shard && follows(id))
-            .map(|((.., id), connected_at)| Member { connection_id: id.clone(), connected_at: *connected_at })
+            .map(|((.., id), connected_at)| Member {
+                connection_id: id.clone(),
+                connected_at: *connected_at,
+            })
             .collect();
         let is_last = members.len() <= usize::from(limit);
         members.truncate(usize::from(limit));
-        let next = members.last().filter(|_| !is_last).map(|member| member.connection_id.clone());
+        let next = members
+            .last()
+            .filter(|_| !is_last)
+            .map(|member| member.connection_id.clone());
         Ok(MemberPage { members, next })
     }
 }

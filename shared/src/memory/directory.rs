@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::MemoryLedger;
 use crate::{
-    Campaign, CampaignId, CampaignIndex, CampaignRecords, DEFAULT_COUPON_TTL_SECONDS, PartnerId, PortError, Snapshot,
-    Snapshots, SoldMarks, Timestamp, shards_for,
+    Campaign, CampaignId, CampaignIndex, CampaignRecords, DEFAULT_COUPON_TTL_SECONDS, PartnerId,
+    PortError, Snapshot, Snapshots, SoldMarks, Timestamp, shards_for,
 };
 
 #[derive(Debug, Default)]
@@ -32,7 +32,11 @@ impl MemoryDirectory {
 
     /// Publishes a snapshot of these campaigns; a later `built_at` is a later version.
     pub fn publish(&self, built_at: Timestamp, campaigns: Vec<Campaign>) {
-        self.state().snapshot = Some(Snapshot { version: built_at.millis(), built_at, campaigns });
+        self.state().snapshot = Some(Snapshot {
+            version: built_at.millis(),
+            built_at,
+            campaigns,
+        });
     }
 
     /// From now on (or no more) every read fails.
@@ -51,7 +55,11 @@ impl MemoryDirectory {
     }
 
     fn check(&self) -> Result<(), PortError> {
-        if self.state().failing { Err(PortError::retry("read the directory", "told to fail")) } else { Ok(()) }
+        if self.state().failing {
+            Err(PortError::retry("read the directory", "told to fail"))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -64,7 +72,11 @@ impl Snapshots for MemoryDirectory {
             state.snapshot.clone()
         };
         let mut sold = HashSet::new();
-        for id in snapshot.iter().flat_map(|snapshot| &snapshot.campaigns).map(|campaign| &campaign.campaign_id) {
+        for id in snapshot
+            .iter()
+            .flat_map(|snapshot| &snapshot.campaigns)
+            .map(|campaign| &campaign.campaign_id)
+        {
             if self.ledger.is_sold(id).await? {
                 sold.insert(id.clone());
             }
@@ -82,7 +94,10 @@ impl CampaignRecords for MemoryDirectory {
 }
 
 /// A campaign of partner `acme`, created and opened at `now` for an hour.
-#[expect(clippy::unwrap_used, reason = "constants within their bounds; compiled for tests only")]
+#[expect(
+    clippy::unwrap_used,
+    reason = "constants within their bounds; compiled for tests only"
+)]
 pub fn sample_campaign(total: u32, now: Timestamp) -> Campaign {
     Campaign {
         campaign_id: CampaignId::mint(now, 1),

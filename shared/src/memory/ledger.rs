@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{
-    Campaign, CampaignId, CampaignRecords, Chunk, ChunkOutcome, Confirmation, Coupon, CouponLedger, CouponReason, Mark,
-    PartnerId, PortError, SoldMarks, StandingCoupons, StockCounters, StockReason, StockShard, StockTicks, Timestamp,
-    UserId,
+    Campaign, CampaignId, CampaignRecords, Chunk, ChunkOutcome, Confirmation, Coupon, CouponLedger,
+    CouponReason, Mark, PartnerId, PortError, SoldMarks, StandingCoupons, StockCounters,
+    StockReason, StockShard, StockTicks, Timestamp, UserId,
 };
 
 /// What the next call of [`CouponLedger::issue`] shall meet.
@@ -59,10 +59,20 @@ impl MemoryLedger {
     pub fn add(&self, campaign: &Campaign) {
         let mut state = self.state();
         for (shard, quota) in campaign.quotas() {
-            let stock = StockShard { shard, remaining: quota, issued: 0, quota, closed_at: campaign.closed_at };
-            state.stock.insert((campaign.campaign_id.clone(), shard), stock);
+            let stock = StockShard {
+                shard,
+                remaining: quota,
+                issued: 0,
+                quota,
+                closed_at: campaign.closed_at,
+            };
+            state
+                .stock
+                .insert((campaign.campaign_id.clone(), shard), stock);
         }
-        state.campaigns.insert(campaign.campaign_id.clone(), campaign.clone());
+        state
+            .campaigns
+            .insert(campaign.campaign_id.clone(), campaign.clone());
     }
 
     /// Closes a campaign early: the record and every shard at once.
@@ -71,9 +81,13 @@ impl MemoryLedger {
         if let Some(campaign) = state.campaigns.get_mut(id) {
             campaign.closed_at.get_or_insert(now);
         }
-        state.stock.iter_mut().filter(|((of, _), _)| of == id).for_each(|(_, stock)| {
-            stock.closed_at.get_or_insert(now);
-        });
+        state
+            .stock
+            .iter_mut()
+            .filter(|((of, _), _)| of == id)
+            .for_each(|(_, stock)| {
+                stock.closed_at.get_or_insert(now);
+            });
     }
 
     /// Loses a shard, as only damage can.
@@ -108,16 +122,30 @@ impl MemoryLedger {
 
     /// The campaign's coupons.
     pub fn coupons(&self, id: &CampaignId) -> Vec<Coupon> {
-        self.state().coupons.values().filter(|coupon| coupon.campaign_id == *id).cloned().collect()
+        self.state()
+            .coupons
+            .values()
+            .filter(|coupon| coupon.campaign_id == *id)
+            .cloned()
+            .collect()
     }
 
     /// The campaign's shards.
     pub fn shards(&self, id: &CampaignId) -> Vec<StockShard> {
-        self.state().stock.iter().filter(|((of, _), _)| of == id).map(|(_, stock)| *stock).collect()
+        self.state()
+            .stock
+            .iter()
+            .filter(|((of, _), _)| of == id)
+            .map(|(_, stock)| *stock)
+            .collect()
     }
 
     fn check(&self, operation: &'static str) -> Result<(), PortError> {
-        if self.state().failing { Err(PortError::retry(operation, "told to fail")) } else { Ok(()) }
+        if self.state().failing {
+            Err(PortError::retry(operation, "told to fail"))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -129,11 +157,18 @@ impl CampaignRecords for MemoryLedger {
 }
 
 impl StockCounters for MemoryLedger {
-    async fn stock(&self, campaign: &CampaignId, shards: &[u16]) -> Result<Vec<StockShard>, PortError> {
+    async fn stock(
+        &self,
+        campaign: &CampaignId,
+        shards: &[u16],
+    ) -> Result<Vec<StockShard>, PortError> {
         self.check("read the stock")?;
         let mut state = self.state();
         state.stock_reads += 1;
-        Ok(shards.iter().filter_map(|shard| state.stock.get(&(campaign.clone(), *shard)).copied()).collect())
+        Ok(shards
+            .iter()
+            .filter_map(|shard| state.stock.get(&(campaign.clone(), *shard)).copied())
+            .collect())
     }
 }
 
@@ -145,18 +180,35 @@ impl StandingCoupons for MemoryLedger {
         campaign: &CampaignId,
     ) -> Result<Option<Coupon>, PortError> {
         self.check("read the coupon")?;
-        Ok(self.state().coupons.get(&(partner.clone(), user.clone(), campaign.clone())).cloned())
+        Ok(self
+            .state()
+            .coupons
+            .get(&(partner.clone(), user.clone(), campaign.clone()))
+            .cloned())
     }
 }
 
 impl State {
     fn standing(&self, campaign: &Campaign, users: &[UserId]) -> HashMap<UserId, Coupon> {
-        let key = |user: &UserId| (campaign.partner_id.clone(), user.clone(), campaign.campaign_id.clone());
-        users.iter().filter_map(|user| Some((user.clone(), self.coupons.get(&key(user))?.clone()))).collect()
+        let key = |user: &UserId| {
+            (
+                campaign.partner_id.clone(),
+                user.clone(),
+                campaign.campaign_id.clone(),
+            )
+        };
+        users
+            .iter()
+            .filter_map(|user| Some((user.clone(), self.coupons.get(&key(user))?.clone())))
+            .collect()
     }
 
     fn issue(&mut self, chunk: &Chunk) -> ChunkOutcome {
-        if self.applied.get(&chunk.attempt).is_some_and(|applied| applied.contains(chunk)) {
+        if self
+            .applied
+            .get(&chunk.attempt)
+            .is_some_and(|applied| applied.contains(chunk))
+        {
             return ChunkOutcome::Issued;
         }
         let size = u32::try_from(chunk.coupons.len()).unwrap_or(u32::MAX);
@@ -169,10 +221,14 @@ impl State {
         };
         let standing = self.standing(&chunk.campaign, &users(chunk));
         let reason = |coupon: &Coupon| {
-            standing.get(&coupon.user_id).cloned().map_or(CouponReason::None, CouponReason::Stands)
+            standing
+                .get(&coupon.user_id)
+                .cloned()
+                .map_or(CouponReason::None, CouponReason::Stands)
         };
         let coupons: Vec<CouponReason> = chunk.coupons.iter().map(reason).collect();
-        if stock != StockReason::None || coupons.iter().any(|reason| *reason != CouponReason::None) {
+        if stock != StockReason::None || coupons.iter().any(|reason| *reason != CouponReason::None)
+        {
             return ChunkOutcome::Cancelled { stock, coupons };
         }
         if let Some(stock) = self.stock.get_mut(&stock_key) {
@@ -180,29 +236,46 @@ impl State {
             stock.issued += size;
         }
         for coupon in &chunk.coupons {
-            let key = (coupon.partner_id.clone(), coupon.user_id.clone(), coupon.campaign_id.clone());
+            let key = (
+                coupon.partner_id.clone(),
+                coupon.user_id.clone(),
+                coupon.campaign_id.clone(),
+            );
             self.coupons.insert(key, coupon.clone());
         }
-        self.applied.entry(chunk.attempt).or_default().push(chunk.clone());
+        self.applied
+            .entry(chunk.attempt)
+            .or_default()
+            .push(chunk.clone());
         ChunkOutcome::Issued
     }
 }
 
 fn users(chunk: &Chunk) -> Vec<UserId> {
-    chunk.coupons.iter().map(|coupon| coupon.user_id.clone()).collect()
+    chunk
+        .coupons
+        .iter()
+        .map(|coupon| coupon.user_id.clone())
+        .collect()
 }
 
 /// A cancellation with one reason at one position: 0 is the stock counter, coupons follow.
 fn cancelled(chunk: &Chunk, stock: StockReason, at: Option<(usize, CouponReason)>) -> ChunkOutcome {
     let mut coupons = vec![CouponReason::None; chunk.coupons.len()];
-    if let Some((slot, (_, reason))) = at.and_then(|at| coupons.get_mut(at.0).map(|slot| (slot, at))) {
+    if let Some((slot, (_, reason))) =
+        at.and_then(|at| coupons.get_mut(at.0).map(|slot| (slot, at)))
+    {
         *slot = reason;
     }
     ChunkOutcome::Cancelled { stock, coupons }
 }
 
 impl CouponLedger for MemoryLedger {
-    async fn standing(&self, campaign: &Campaign, users: &[UserId]) -> Result<HashMap<UserId, Coupon>, PortError> {
+    async fn standing(
+        &self,
+        campaign: &Campaign,
+        users: &[UserId],
+    ) -> Result<HashMap<UserId, Coupon>, PortError> {
         self.check("read the coupons")?;
         Ok(self.state().standing(campaign, users))
     }
@@ -220,14 +293,24 @@ impl CouponLedger for MemoryLedger {
                 ChunkOutcome::Unknown
             }
             Some(Fault::StockBusy) => cancelled(chunk, StockReason::Busy, None),
-            Some(Fault::CouponBusy(at)) => cancelled(chunk, StockReason::None, Some((at, CouponReason::Busy))),
-            Some(Fault::CouponInvalid(at)) => cancelled(chunk, StockReason::None, Some((at, CouponReason::Invalid))),
+            Some(Fault::CouponBusy(at)) => {
+                cancelled(chunk, StockReason::None, Some((at, CouponReason::Busy)))
+            }
+            Some(Fault::CouponInvalid(at)) => {
+                cancelled(chunk, StockReason::None, Some((at, CouponReason::Invalid)))
+            }
             Some(Fault::Unexplained) => cancelled(chunk, StockReason::None, None),
-            Some(Fault::Error) => return Err(PortError::reject("issue the coupons", "told to fail")),
+            Some(Fault::Error) => {
+                return Err(PortError::reject("issue the coupons", "told to fail"));
+            }
         })
     }
 
-    async fn confirm(&self, campaign: &Campaign, users: &[UserId]) -> Result<Confirmation, PortError> {
+    async fn confirm(
+        &self,
+        campaign: &Campaign,
+        users: &[UserId],
+    ) -> Result<Confirmation, PortError> {
         self.check("confirm the coupons")?;
         let mut state = self.state();
         if state.busy_confirmations > 0 {
@@ -252,11 +335,18 @@ impl SoldMarks for MemoryLedger {
 }
 
 impl StockTicks for MemoryLedger {
-    async fn mark(&self, campaign: &CampaignId, now: Timestamp, stale_after_seconds: i64) -> Result<Mark, PortError> {
+    async fn mark(
+        &self,
+        campaign: &CampaignId,
+        now: Timestamp,
+        stale_after_seconds: i64,
+    ) -> Result<Mark, PortError> {
         self.check("mark the stock tick")?;
         let mut state = self.state();
-        let stands =
-            state.ticks.get(campaign).is_some_and(|at| now.millis_since(*at) <= stale_after_seconds * 1000);
+        let stands = state
+            .ticks
+            .get(campaign)
+            .is_some_and(|at| now.millis_since(*at) <= stale_after_seconds * 1000);
         if stands {
             return Ok(Mark::Stood);
         }

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{
-    BroadcastJob, BroadcastOutbox, Claim, ClaimOutbox, ClaimReturns, Clock, DeliveryJob, DeliveryOutbox, Entropy, PortError, Timestamp,
+    BroadcastJob, BroadcastOutbox, Claim, ClaimOutbox, ClaimReturns, Clock, DeliveryJob,
+    DeliveryOutbox, Entropy, PortError, Timestamp,
 };
 
 #[derive(Debug, Default)]
@@ -75,13 +76,17 @@ impl DeliveryOutbox for MemoryOutbox {
 
 impl BroadcastOutbox for MemoryOutbox {
     async fn send(&self, jobs: &[(BroadcastJob, u16)]) -> Result<(), PortError> {
-        self.send("send the broadcast jobs", |sent| sent.broadcasts.extend_from_slice(jobs))
+        self.send("send the broadcast jobs", |sent| {
+            sent.broadcasts.extend_from_slice(jobs)
+        })
     }
 }
 
 impl ClaimReturns for MemoryOutbox {
     async fn come_back(&self, returns: &[(String, u16)]) -> Result<(), PortError> {
-        self.send("set when claims come back", |sent| sent.returns.extend_from_slice(returns))
+        self.send("set when claims come back", |sent| {
+            sent.returns.extend_from_slice(returns)
+        })
     }
 }
 

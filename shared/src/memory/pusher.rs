@@ -29,25 +29,40 @@ impl MemoryPusher {
 
     /// The next posts to `connection` are answered so, later ones delivered.
     pub fn answers(&self, connection: &str, outcomes: &[PushOutcome]) {
-        self.state().answers.insert(connection.into(), outcomes.iter().copied().collect());
+        self.state()
+            .answers
+            .insert(connection.into(), outcomes.iter().copied().collect());
     }
 
     /// How often a post to `connection` was started.
     pub fn attempts(&self, connection: &str) -> usize {
-        self.state().posts.iter().filter(|(name, ..)| name == connection).count()
+        self.state()
+            .posts
+            .iter()
+            .filter(|(name, ..)| name == connection)
+            .count()
     }
 
     /// The frames that `connection` has, in order.
     pub fn frames(&self, connection: &str) -> Vec<ServerFrame> {
         let is_delivered = |outcome: &PushOutcome| *outcome == PushOutcome::Delivered;
         let state = self.state();
-        let posts = state.posts.iter().filter(|(name, outcome, _)| name == connection && is_delivered(outcome));
-        posts.filter_map(|(.., payload)| serde_json::from_slice(payload).ok()).collect()
+        let posts = state
+            .posts
+            .iter()
+            .filter(|(name, outcome, _)| name == connection && is_delivered(outcome));
+        posts
+            .filter_map(|(.., payload)| serde_json::from_slice(payload).ok())
+            .collect()
     }
 
     /// How many posts were delivered.
     pub fn delivered(&self) -> usize {
-        self.state().posts.iter().filter(|(_, outcome, _)| *outcome == PushOutcome::Delivered).count()
+        self.state()
+            .posts
+            .iter()
+            .filter(|(_, outcome, _)| *outcome == PushOutcome::Delivered)
+            .count()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -60,7 +75,11 @@ impl Pusher for MemoryPusher {
         let (outcome, delay) = {
             let mut state = self.state();
             let name = connection.as_str();
-            let outcome = state.answers.get_mut(name).and_then(VecDeque::pop_front).unwrap_or(PushOutcome::Delivered);
+            let outcome = state
+                .answers
+                .get_mut(name)
+                .and_then(VecDeque::pop_front)
+                .unwrap_or(PushOutcome::Delivered);
             state.posts.push((name.into(), outcome, payload));
             (outcome, state.delays.get(name).copied())
         };
@@ -72,7 +91,11 @@ impl Pusher for MemoryPusher {
 }
 
 impl<P: Pusher + Sync> Pusher for &P {
-    fn push(&self, connection: &ConnectionId, payload: Arc<[u8]>) -> impl Future<Output = PushOutcome> + Send {
+    fn push(
+        &self,
+        connection: &ConnectionId,
+        payload: Arc<[u8]>,
+    ) -> impl Future<Output = PushOutcome> + Send {
         (**self).push(connection, payload)
     }
 }

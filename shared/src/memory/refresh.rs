@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::MemoryLedger;
 use crate::{
-    AnnouncementRecords, BroadcastId, Campaign, CampaignId, LiveCampaigns, PortError, Publication, Snapshot,
-    SnapshotStore, SoldMarks, StockCounters, StockShard,
+    AnnouncementRecords, BroadcastId, Campaign, CampaignId, LiveCampaigns, PortError, Publication,
+    Snapshot, SnapshotStore, SoldMarks, StockCounters, StockShard,
 };
 
 #[derive(Debug, Default)]
@@ -32,7 +32,9 @@ impl MemoryRefreshStore {
     /// Stores a live campaign with its stock.
     pub fn add(&self, campaign: &Campaign) {
         self.ledger.add(campaign);
-        self.state().live.insert(campaign.campaign_id.clone(), campaign.clone());
+        self.state()
+            .live
+            .insert(campaign.campaign_id.clone(), campaign.clone());
     }
 
     /// The announcement has been handed to every page job.
@@ -71,7 +73,11 @@ impl LiveCampaigns for MemoryRefreshStore {
 impl SnapshotStore for MemoryRefreshStore {
     async fn publish(&self, snapshot: &Snapshot) -> Result<Publication, PortError> {
         let mut state = self.state();
-        if state.published.as_ref().is_some_and(|standing| standing.version >= snapshot.version) {
+        if state
+            .published
+            .as_ref()
+            .is_some_and(|standing| standing.version >= snapshot.version)
+        {
             return Ok(Publication::Late);
         }
         state.published = Some(snapshot.clone());
@@ -81,12 +87,20 @@ impl SnapshotStore for MemoryRefreshStore {
 
 impl AnnouncementRecords for MemoryRefreshStore {
     async fn fanned_out(&self, ids: &[BroadcastId]) -> Result<HashSet<BroadcastId>, PortError> {
-        Ok(ids.iter().filter(|id| self.state().gone_out.contains(id)).cloned().collect())
+        Ok(ids
+            .iter()
+            .filter(|id| self.state().gone_out.contains(id))
+            .cloned()
+            .collect())
     }
 }
 
 impl StockCounters for MemoryRefreshStore {
-    async fn stock(&self, campaign: &CampaignId, shards: &[u16]) -> Result<Vec<StockShard>, PortError> {
+    async fn stock(
+        &self,
+        campaign: &CampaignId,
+        shards: &[u16],
+    ) -> Result<Vec<StockShard>, PortError> {
         self.ledger.stock(campaign, shards).await
     }
 }

@@ -9,8 +9,8 @@ use axum::{
     response::IntoResponse,
 };
 use firstcome_core::{
-    Announcement, AnnouncementKind, BroadcastId, BroadcastJob, BroadcastOutbox, BroadcastReports, CampaignId,
-    FrameBody, InvalidValue, PartnerId, ReportRecord, ServerFrame, Topic,
+    Announcement, AnnouncementKind, BroadcastId, BroadcastJob, BroadcastOutbox, BroadcastReports,
+    CampaignId, FrameBody, InvalidValue, PartnerId, ReportRecord, ServerFrame, Topic,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -46,7 +46,9 @@ pub(crate) async fn to_campaign<P: Ports>(
     headers: HeaderMap,
     body: Body<NewBroadcast>,
 ) -> Answer {
-    let campaign = own_campaign(&api, &partner, &ids.campaign()?).await?.campaign_id;
+    let campaign = own_campaign(&api, &partner, &ids.campaign()?)
+        .await?
+        .campaign_id;
     send(&api, partner, Some(campaign), &headers, body).await
 }
 
@@ -55,7 +57,11 @@ pub(crate) async fn report<P: Ports>(
     Extension(partner): Extension<PartnerId>,
     ids: PathIds,
 ) -> Answer {
-    let found = api.catalog.report(&ids.broadcast()?).await?.filter(|report| report.partner_id == partner);
+    let found = api
+        .catalog
+        .report(&ids.broadcast()?)
+        .await?
+        .filter(|report| report.partner_id == partner);
     let report = found.ok_or_else(|| Problem::not_found("there is no such broadcast"))?;
     Ok(Json(report).into_response())
 }
@@ -65,16 +71,25 @@ async fn send<P: Ports>(
     partner: PartnerId,
     campaign: Option<CampaignId>,
     headers: &HeaderMap,
-    Body { value: NewBroadcast { message }, sha256 }: Body<NewBroadcast>,
+    Body {
+        value: NewBroadcast { message },
+        sha256,
+    }: Body<NewBroadcast>,
 ) -> Answer {
     if !(1..=MAX_MESSAGE_BYTES).contains(&message.len()) {
-        return Err(InvalidValue { field: "message", expected: "1 to 4096 bytes" }.into());
+        return Err(InvalidValue {
+            field: "message",
+            expected: "1 to 4096 bytes",
+        }
+        .into());
     }
     let id = match idempotency_key(headers)? {
         Some(key) => BroadcastId::derived(&["broadcast", partner.as_str(), key.as_str()]),
         None => BroadcastId::derived(&["broadcast", &api.entropy.bits().to_string()]),
     };
-    let topic = campaign.clone().map_or(Topic::Partner(partner.clone()), Topic::Campaign);
+    let topic = campaign
+        .clone()
+        .map_or(Topic::Partner(partner.clone()), Topic::Campaign);
     let asked = ReportRecord {
         partner_id: partner.clone(),
         topic: topic.clone(),
@@ -94,11 +109,19 @@ async fn send<P: Ports>(
             partner_id: partner,
             topic,
             kind: AnnouncementKind::Message,
-            frame: ServerFrame { id: id.to_string(), body: FrameBody::Broadcast { message, campaign_id: campaign } },
+            frame: ServerFrame {
+                id: id.to_string(),
+                body: FrameBody::Broadcast {
+                    message,
+                    campaign_id: campaign,
+                },
+            },
             due_at: None,
             void_at: None,
         };
-        api.broadcasts.send(&[(BroadcastJob::Announce(announcement), 0)]).await?;
+        api.broadcasts
+            .send(&[(BroadcastJob::Announce(announcement), 0)])
+            .await?;
     }
     Ok((StatusCode::ACCEPTED, Json(json!({ "broadcastId": id }))).into_response())
 }

@@ -9,9 +9,9 @@ use axum::{
     response::IntoResponse,
 };
 use firstcome_core::{
-    ANNOUNCE_AHEAD_SECONDS, Announcement, BroadcastJob, BroadcastOutbox, Campaign, CampaignCatalog, CampaignId,
-    Creation, Idempotency, InvalidValue, NewCampaign, PartnerId, Phase, PortError, StockCounters, Timestamp, closed,
-    delay_seconds, is_storable, opened, sha256_hex,
+    ANNOUNCE_AHEAD_SECONDS, Announcement, BroadcastJob, BroadcastOutbox, Campaign, CampaignCatalog,
+    CampaignId, Creation, Idempotency, InvalidValue, NewCampaign, PartnerId, Phase, PortError,
+    StockCounters, Timestamp, closed, delay_seconds, is_storable, opened, sha256_hex,
 };
 use futures_util::future::try_join_all;
 use serde::Serialize;
@@ -76,19 +76,37 @@ pub(crate) async fn create<P: Ports>(
 ) -> Answer {
     let now = api.clock.now();
     let key = idempotency_key(&headers)?;
-    if value.benefit.as_ref().is_some_and(|benefit| !is_storable(benefit)) {
-        let expected = "JSON with named members, at most 16 levels and numbers of at most 125 digits";
-        return Err(InvalidValue { field: "benefit", expected }.into());
+    if value
+        .benefit
+        .as_ref()
+        .is_some_and(|benefit| !is_storable(benefit))
+    {
+        let expected =
+            "JSON with named members, at most 16 levels and numbers of at most 125 digits";
+        return Err(InvalidValue {
+            field: "benefit",
+            expected,
+        }
+        .into());
     }
     let campaign = value.into_campaign(CampaignId::mint(now, api.entropy.bits()), partner, now)?;
-    let idempotency =
-        key.map(|key| Idempotency { key_sha256: sha256_hex(key.as_str().as_bytes()), body_sha256: sha256 });
+    let idempotency = key.map(|key| Idempotency {
+        key_sha256: sha256_hex(key.as_str().as_bytes()),
+        body_sha256: sha256,
+    });
     let view = match api.catalog.create(&campaign, idempotency.as_ref()).await? {
         Creation::Mismatch => return Err(Problem::idempotency_mismatch()),
         Creation::Repeated(standing) => view(&api, standing, now).await?,
         Creation::Created => {
-            announce(&api, &[(opened(&campaign), campaign.opens_at), (closed(&campaign), campaign.closes_at)], now)
-                .await;
+            announce(
+                &api,
+                &[
+                    (opened(&campaign), campaign.opens_at),
+                    (closed(&campaign), campaign.closes_at),
+                ],
+                now,
+            )
+            .await;
             let total = campaign.total;
             CampaignView::new(campaign, 0, total, now)
         }
@@ -103,7 +121,12 @@ pub(crate) async fn list<P: Ports>(
 ) -> Answer {
     let page = api.catalog.list(&partner, after.as_ref(), PAGE).await?;
     let now = api.clock.now();
-    let views = try_join_all(page.items.into_iter().map(|campaign| view(&api, campaign, now))).await?;
+    let views = try_join_all(
+        page.items
+            .into_iter()
+            .map(|campaign| view(&api, campaign, now)),
+    )
+    .await?;
     let mut body = json!({ "campaigns": views });
     if let Some(next) = &page.next {
         body["next"] = Cursor::text(next).into();
@@ -136,21 +159,44 @@ pub(crate) async fn close<P: Ports>(
 }
 
 /// The campaign with its present stock.
-async fn view<P: Ports>(api: &Api<P>, campaign: Campaign, now: Timestamp) -> Result<CampaignView, PortError> {
+async fn view<P: Ports>(
+    api: &Api<P>,
+    campaign: Campaign,
+    now: Timestamp,
+) -> Result<CampaignView, PortError> {
     let shards: Vec<u16> = (0..campaign.shards).collect();
     let stock = api.campaigns.stock(&campaign.campaign_id, &shards).await?;
     if stock.len() != shards.len() {
-        return Err(PortError::reject("read the stock", "a stock shard is missing"));
+        return Err(PortError::reject(
+            "read the stock",
+            "a stock shard is missing",
+        ));
     }
     let sum = |part: fn(&firstcome_core::StockShard) -> u32| stock.iter().map(part).sum();
-    Ok(CampaignView::new(campaign, sum(|shard| shard.issued), sum(|shard| shard.remaining), now))
+    Ok(CampaignView::new(
+        campaign,
+        sum(|shard| shard.issued),
+        sum(|shard| shard.remaining),
+        now,
+    ))
 }
 
 /// Sends those that are due soon; `refresh` sends the later ones, and again what could not be sent here.
-async fn announce<P: Ports>(api: &Api<P>, announcements: &[(Announcement, Timestamp)], now: Timestamp) {
-    let soon = announcements.iter().filter(|(_, due)| *due <= now.plus_seconds(ANNOUNCE_AHEAD_SECONDS));
+async fn announce<P: Ports>(
+    api: &Api<P>,
+    announcements: &[(Announcement, Timestamp)],
+    now: Timestamp,
+) {
+    let soon = announcements
+        .iter()
+        .filter(|(_, due)| *due <= now.plus_seconds(ANNOUNCE_AHEAD_SECONDS));
     let jobs: Vec<_> = soon
-        .map(|(announcement, due)| (BroadcastJob::Announce(announcement.clone()), delay_seconds(*due, now)))
+        .map(|(announcement, due)| {
+            (
+                BroadcastJob::Announce(announcement.clone()),
+                delay_seconds(*due, now),
+            )
+        })
         .collect();
     if jobs.is_empty() {
         return;

@@ -2,15 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Extension, Json,
-    extract::State,
-    http::StatusCode,
-    response::IntoResponse,
-};
+use axum::{Extension, Json, extract::State, http::StatusCode, response::IntoResponse};
 use firstcome_core::{
-    Campaign, CampaignId, Claim, ClaimId, ClaimOutbox, Coupon, CouponView, Outcome, PartnerId, PortError, SoldMarks,
-    StandingCoupons, Timestamp, UserId, Verdict,
+    Campaign, CampaignId, Claim, ClaimId, ClaimOutbox, Coupon, CouponView, Outcome, PartnerId,
+    PortError, SoldMarks, StandingCoupons, Timestamp, UserId, Verdict,
 };
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +37,10 @@ pub(crate) async fn claim<P: Ports>(
     State(api): State<Arc<Api<P>>>,
     Extension(partner): Extension<PartnerId>,
     ids: PathIds,
-    Body { value: NewClaim { user_id, claim_id }, .. }: Body<NewClaim>,
+    Body {
+        value: NewClaim { user_id, claim_id },
+        ..
+    }: Body<NewClaim>,
 ) -> Answer {
     // The door's time: a claim counts from here, however long the reads take.
     let now = api.clock.now();
@@ -52,7 +50,12 @@ pub(crate) async fn claim<P: Ports>(
         let verdict = Verdict::Standing(coupon);
         let status = verdict.outcome_for(&claim_id).as_str();
         let coupon = verdict.coupon().map(CouponView::from);
-        return Ok(Json(ClaimView { claim_id: Some(claim_id), status, coupon }).into_response());
+        return Ok(Json(ClaimView {
+            claim_id: Some(claim_id),
+            status,
+            coupon,
+        })
+        .into_response());
     }
     if let Some(refusal) = standing.refusal_at(now) {
         return Err(Problem::conflict(refusal.as_str(), reason(refusal)));
@@ -67,7 +70,11 @@ pub(crate) async fn claim<P: Ports>(
         connection_id: None,
     };
     api.claims.enqueue(&claim).await?;
-    let view = ClaimView { claim_id: Some(claim_id), status: "accepted", coupon: None };
+    let view = ClaimView {
+        claim_id: Some(claim_id),
+        status: "accepted",
+        coupon: None,
+    };
     Ok((StatusCode::ACCEPTED, Json(view)).into_response())
 }
 
@@ -79,10 +86,17 @@ pub(crate) async fn status<P: Ports>(
     let standing = Standing::read(&api, &partner, &ids.campaign()?, &ids.user()?).await?;
     let status = match &standing.coupon {
         Some(_) => Outcome::Issued.as_str(),
-        None => standing.refusal_at(api.clock.now()).map_or("undecided", Outcome::as_str),
+        None => standing
+            .refusal_at(api.clock.now())
+            .map_or("undecided", Outcome::as_str),
     };
     let coupon = standing.coupon.as_ref().map(CouponView::from);
-    Ok(Json(ClaimView { claim_id: None, status, coupon }).into_response())
+    Ok(Json(ClaimView {
+        claim_id: None,
+        status,
+        coupon,
+    })
+    .into_response())
 }
 
 /// What is known of one user's claim.
@@ -103,13 +117,20 @@ impl Standing {
         let sold = async { api.campaigns.is_sold(id).await.map_err(Problem::from) };
         let (campaign, sold) = tokio::try_join!(own_campaign(api, partner, id), sold)?;
         let coupon: Result<_, PortError> = api.coupons.coupon(partner, user, id).await;
-        Ok(Self { campaign, sold, coupon: coupon? })
+        Ok(Self {
+            campaign,
+            sold,
+            coupon: coupon?,
+        })
     }
 
     /// What stands against a claim made at `now` by a user without a coupon: the window, the closed mark, the stock.
     fn refusal_at(&self, now: Timestamp) -> Option<Outcome> {
         let closed = self.campaign.closed_at.map(|_| Outcome::Closed);
-        self.campaign.refusal_at(now).or(closed).or(self.sold.then_some(Outcome::SoldOut))
+        self.campaign
+            .refusal_at(now)
+            .or(closed)
+            .or(self.sold.then_some(Outcome::SoldOut))
     }
 }
 

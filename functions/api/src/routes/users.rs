@@ -2,13 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Extension, Json,
-    extract::State,
-    http::StatusCode,
-    response::IntoResponse,
+use axum::{Extension, Json, extract::State, http::StatusCode, response::IntoResponse};
+use firstcome_core::{
+    CouponView, DEFAULT_TICKET_SECONDS, PartnerId, Ticket, Timestamp, UserCoupons, UserId,
 };
-use firstcome_core::{CouponView, DEFAULT_TICKET_SECONDS, PartnerId, Ticket, Timestamp, UserCoupons, UserId};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -31,10 +28,22 @@ pub(crate) struct NewTicket {
 pub(crate) async fn ticket<P: Ports>(
     State(api): State<Arc<Api<P>>>,
     Extension(partner): Extension<PartnerId>,
-    Body { value: NewTicket { user_id, ttl_seconds }, .. }: Body<NewTicket>,
+    Body {
+        value: NewTicket {
+            user_id,
+            ttl_seconds,
+        },
+        ..
+    }: Body<NewTicket>,
 ) -> Answer {
     let ttl_seconds = ttl_seconds.unwrap_or(DEFAULT_TICKET_SECONDS);
-    let ticket = Ticket::new(partner, user_id, ttl_seconds, api.clock.now(), api.entropy.bits())?;
+    let ticket = Ticket::new(
+        partner,
+        user_id,
+        ttl_seconds,
+        api.clock.now(),
+        api.entropy.bits(),
+    )?;
     let body = json!({
         "ticket": api.tickets.sign(&ticket)?,
         "expiresAt": Timestamp::EPOCH.plus_seconds(ticket.expires_at),
@@ -49,7 +58,10 @@ pub(crate) async fn coupons<P: Ports>(
     ids: PathIds,
     Cursor(after): Cursor,
 ) -> Answer {
-    let page = api.user_coupons.coupons_of(&partner, &ids.user()?, after.as_ref(), PAGE).await?;
+    let page = api
+        .user_coupons
+        .coupons_of(&partner, &ids.user()?, after.as_ref(), PAGE)
+        .await?;
     let coupons: Vec<CouponView> = page.items.iter().map(CouponView::from).collect();
     let mut body = json!({ "coupons": coupons });
     if let Some(next) = &page.next {

@@ -1,1 +1,285 @@
+//! The claim door on memory ports, fed with events as API Gateway sends them.
 
+use firstcome_core::memory::{
+    MemoryClock, MemoryConnections, MemoryDirectory, MemoryEntropy, MemoryLedger, MemoryOutbox,
+    sample_campaign,
+};
+use firstcome_core::{
+    Campaign, CampaignDirectory, Chunk, Claim, ClaimId, Coupon, CouponLedger, DIRECTORY_FRESHNESS,
+    DeliveryJob, SoldMarks, Timestamp, coupon_code,
+};
+
+use super::*;
+
+const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
+
+const CLAIM: &str = include_str!("../../../../events/claim-claim.json");
+const RESULT: &str = include_str!("../../../../events/claim-result.json");
+const SUBSCRIBE: &str = include_str!("../../../../events/claim-subscribe.json");
+const UNSUBSCRIBE: &str = include_str!("../../../../events/claim-unsubscribe.json");
+const PING: &str = include_str!("../../../../events/claim-ping.json");
+const MALFORMED: &str = include_str!("../../../../events/claim-malformed.json");
+
+type MemoryGate = Gate<
+    MemoryDirectory,
+    MemoryLedger,
+    MemoryLedger,
+    MemoryOutbox,
+    MemoryConnections,
+    MemoryOutbox,
+    MemoryClock,
+    MemoryEntropy,
+>;
+
+struct Bench {
+    gate: MemoryGate,
+    store: MemoryDirectory,
+    ledger: MemoryLedger,
+    outbox: MemoryOutbox,
+    clock: MemoryClock,
+    campaign: Campaign,
+}
+
+/// A door that knows one campaign, changed as the test wants.
+fn bench(change: impl FnOnce(&mut Campaign)) -> Bench {
+    let (store, outbox, clock) = (
+        MemoryDirectory::default(),
+        MemoryOutbox::default(),
+        MemoryClock::at(NOW),
+    );
+    let mut campaign = sample_campaign(10, NOW);
+    change(&mut campaign);
+    let ledger = store.ledger.clone();
+    ledger.add(&campaign);
+    store.publish(NOW, vec![campaign.clone()]);
+    let gate = Gate {
+        directory: CampaignDirectory::new(store.clone(), clock.clone(), DIRECTORY_FRESHNESS),
+        records: ledger.clone(),
+        coupons: ledger.clone(),
+        claims: outbox.clone(),
+        subscriptions: MemoryConnections::default(),
+        deliveries: outbox.clone(),
+        clock: clock.clone(),
+        entropy: MemoryEntropy::seeded(1),
+    };
+    Bench {
+        gate,
+        store,
+        ledger,
+        outbox,
+        clock,
+        campaign,
+    }
+}
+
+impl Bench {
+    async fn send(&self, event: &str) -> Value {
+        let event: ApiGatewayWebsocketProxyRequest = serde_json::from_str(event).unwrap();
+        let response = handle(&self.gate, event).await.unwrap();
+        assert_eq!(response.status_code, 200);
+        match response.body.unwrap() {
+            Body::Text(text) => serde_json::from_str(&text).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The event's user wins a coupon by this claim, whatever the door knows.
+    async fn issue(&self, claim_id: &str) -> Coupon {
+        let claim = Claim {
+            claim_id: ClaimId::new(claim_id).unwrap(),
+            partner_id: self.campaign.partner_id.clone(),
+            campaign_id: self.campaign.campaign_id.clone(),
+            user_id: UserId::new("user-1").unwrap(),
+            requested_at: NOW,
+            sent_at: NOW,
+            connection_id: None,
+        };
+        let coupon = Coupon::for_claim(&self.campaign, &claim, 0, coupon_code([3; 10]), NOW);
+        let chunk = Chunk {
+            campaign: self.campaign.clone(),
+            shard: 0,
+            coupons: vec![coupon.clone()],
+            attempt: 1,
+        };
+        self.ledger.issue(&chunk).await.unwrap();
+        coupon
+    }
+}
+
+#[tokio::test]
+async fn a_claim_on_an_open_campaign_is_queued_with_the_doors_own_time() {
+    let bench = bench(|_| {});
+    let answer = bench.send(CLAIM).await;
+    assert_eq!(answer["type"], "claim.accepted");
+    assert_eq!(answer["claimId"], "claim-1");
+    let claims = bench.outbox.claims();
+    assert_eq!(claims.len(), 1);
+    assert_eq!(claims[0].requested_at, NOW);
+    assert_eq!(claims[0].partner_id.as_str(), "acme");
+    assert_eq!(claims[0].user_id.as_str(), "user-1");
+    assert_eq!(
+        claims[0].connection_id.as_ref().unwrap().as_str(),
+        "L0SM9cOFvHcCIhw="
+    );
+    assert_eq!(
+        bench.send(CLAIM).await["id"],
+        answer["id"],
+        "the same receipt for the same claim"
+    );
+}
+
+#[tokio::test]
+async fn a_claim_before_the_opening_is_refused_and_the_same_one_counts_afterwards() {
+    let bench = bench(|campaign| campaign.opens_at = NOW.plus_seconds(5));
+    let answer = bench.send(CLAIM).await;
+    assert_eq!(
+        (answer["type"].as_str(), answer["outcome"].as_str()),
+        (Some("claim.result"), Some("not_open"))
+    );
+    assert!(bench.outbox.claims().is_empty());
+    bench.clock.advance_millis(5000);
+    assert_eq!(bench.send(CLAIM).await["type"], "claim.accepted");
+}
+
+#[tokio::test]
+async fn another_partners_campaign_looks_like_none() {
+    let foreign = bench(|campaign| campaign.partner_id = PartnerId::new("other").unwrap());
+    let absent = bench(|_| {});
+    absent.store.publish(NOW, vec![]);
+    let absent_claim = CLAIM.replace("01M3250V000000000000000001", "01M0000000000000000000000X");
+    let foreign = foreign.send(CLAIM).await;
+    assert_eq!(foreign["outcome"], "unknown_campaign");
+    assert_eq!(
+        absent.send(&absent_claim).await["outcome"],
+        "unknown_campaign"
+    );
+    assert!(foreign.get("coupon").is_none());
+}
+
+#[tokio::test]
+async fn another_partners_campaign_cannot_be_subscribed_to_nor_asked_about() {
+    let bench = bench(|campaign| campaign.partner_id = PartnerId::new("other").unwrap());
+    assert_eq!(bench.send(SUBSCRIBE).await["code"], "unknown_campaign");
+    assert!(bench.outbox.deliveries().is_empty());
+    assert_eq!(bench.send(RESULT).await["outcome"], "unknown_campaign");
+}
+
+#[tokio::test]
+async fn a_sold_out_campaign_refuses_without_the_queue_but_not_a_winner() {
+    let bench = bench(|_| {});
+    bench.ledger.mark_sold(&bench.campaign).await.unwrap();
+    let refused = bench.send(CLAIM).await;
+    assert_eq!(refused["outcome"], "sold_out");
+    let coupon = bench.issue("claim-1").await;
+    let answer = bench.send(CLAIM).await;
+    assert_eq!(
+        (
+            answer["outcome"].as_str(),
+            answer["coupon"]["code"].as_str()
+        ),
+        (Some("issued"), Some(&*coupon.code))
+    );
+    assert!(bench.outbox.claims().is_empty());
+}
+
+#[tokio::test]
+async fn after_the_end_another_claim_of_a_winner_reads_already_issued() {
+    let bench = bench(|campaign| campaign.closes_at = NOW);
+    let refused = bench.send(CLAIM).await;
+    assert_eq!(refused["outcome"], "closed");
+    let coupon = bench.issue("another").await;
+    let answer = bench.send(CLAIM).await;
+    assert_eq!(answer["outcome"], "already_issued");
+    assert_eq!(answer["coupon"]["code"], coupon.code);
+}
+
+#[tokio::test]
+async fn a_result_is_undecided_until_there_is_a_fact() {
+    let bench = bench(|_| {});
+    assert_eq!(bench.send(RESULT).await["type"], "claim.undecided");
+    let coupon = bench.issue("claim-1").await;
+    let answer = bench.send(RESULT).await;
+    assert_eq!(answer["outcome"], "issued");
+    assert_eq!(answer["claimId"], "claim-1");
+    assert_eq!(answer["coupon"]["code"], coupon.code);
+    assert!(bench.outbox.claims().is_empty(), "never enqueues");
+}
+
+#[tokio::test]
+async fn a_result_knows_of_an_early_close_before_the_snapshot_does() {
+    let bench = bench(|_| {});
+    bench.send(RESULT).await;
+    bench.ledger.close(&bench.campaign.campaign_id, NOW);
+    assert_eq!(bench.send(RESULT).await["outcome"], "closed");
+}
+
+#[tokio::test]
+async fn a_queue_that_is_down_is_an_error_frame_and_the_claim_may_come_again() {
+    let bench = bench(|_| {});
+    bench.outbox.fail(true);
+    let answer = bench.send(CLAIM).await;
+    assert_eq!(
+        (answer["type"].as_str(), answer["code"].as_str()),
+        (Some("error"), Some("unavailable"))
+    );
+    bench.outbox.fail(false);
+    assert_eq!(bench.send(CLAIM).await["type"], "claim.accepted");
+}
+
+#[tokio::test]
+async fn an_unreadable_directory_is_never_an_unknown_campaign() {
+    let bench = bench(|_| {});
+    bench.store.fail(true);
+    assert_eq!(bench.send(CLAIM).await["code"], "unavailable");
+}
+
+#[tokio::test]
+async fn a_subscription_of_an_unregistered_connection_is_refused() {
+    let bench = bench(|_| {});
+    assert_eq!(bench.send(SUBSCRIBE).await["code"], "not_connected");
+    assert!(bench.outbox.deliveries().is_empty());
+}
+
+#[tokio::test]
+async fn a_subscription_is_confirmed_and_followed_by_a_snapshot() {
+    use firstcome_core::{Connection, Registry, Topic};
+    let bench = bench(|_| {});
+    let connection = Connection {
+        connection_id: ConnectionId::new("L0SM9cOFvHcCIhw=").unwrap(),
+        partner_id: PartnerId::new("acme").unwrap(),
+        user_id: UserId::new("user-1").unwrap(),
+        connected_at: NOW,
+        topics: vec![Topic::Partner(PartnerId::new("acme").unwrap())],
+    };
+    bench
+        .gate
+        .subscriptions
+        .register(&connection, "ticket")
+        .await
+        .unwrap();
+    assert_eq!(bench.send(SUBSCRIBE).await["type"], "subscribed");
+    assert!(matches!(
+        &bench.outbox.deliveries()[..],
+        [DeliveryJob::Snapshot { .. }]
+    ));
+    assert_eq!(bench.send(UNSUBSCRIBE).await["type"], "unsubscribed");
+}
+
+#[tokio::test]
+async fn a_ping_and_a_malformed_frame_are_answered() {
+    let bench = bench(|_| {});
+    assert_eq!(bench.send(PING).await["type"], "pong");
+    let error = bench.send(MALFORMED).await;
+    assert_eq!(
+        (error["type"].as_str(), error["code"].as_str()),
+        (Some("error"), Some("malformed"))
+    );
+    assert!(error["id"].as_str().is_some_and(|id| !id.is_empty()));
+}
+
+#[tokio::test]
+async fn a_frame_without_the_authorizers_word_is_an_error() {
+    let event = CLAIM.replace("\"partnerId\": \"acme\",", "");
+    let event: ApiGatewayWebsocketProxyRequest = serde_json::from_str(&event).unwrap();
+    assert!(handle(&bench(|_| {}).gate, event).await.is_err());
+}

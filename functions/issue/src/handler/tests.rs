@@ -2,15 +2,25 @@
 
 use std::time::Duration;
 
-use firstcome_core::memory::{MemoryClock, MemoryEntropy, MemoryLedger, MemoryOutbox, sample_campaign};
+use firstcome_core::memory::{
+    MemoryClock, MemoryEntropy, MemoryLedger, MemoryOutbox, sample_campaign,
+};
 use firstcome_core::{Campaign, FrameBody, Outcome};
 
 use super::*;
 
 const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 
-type MemoryWorker =
-    Worker<MemoryLedger, MemoryLedger, MemoryLedger, MemoryOutbox, MemoryOutbox, MemoryOutbox, MemoryClock, MemoryEntropy>;
+type MemoryWorker = Worker<
+    MemoryLedger,
+    MemoryLedger,
+    MemoryLedger,
+    MemoryOutbox,
+    MemoryOutbox,
+    MemoryOutbox,
+    MemoryClock,
+    MemoryEntropy,
+>;
 
 struct Bench {
     worker: MemoryWorker,
@@ -25,19 +35,36 @@ fn bench(total: u32) -> Bench {
     ledger.add(&campaign);
     let clock = MemoryClock::at(NOW);
     let worker = Worker {
-        issuer: Issuer::new(ledger.clone(), ledger.clone(), clock.clone(), MemoryEntropy::seeded(1)),
+        issuer: Issuer::new(
+            ledger.clone(),
+            ledger.clone(),
+            clock.clone(),
+            MemoryEntropy::seeded(1),
+        ),
         news: StockNews::new(ledger.clone(), outbox.clone(), clock),
         deliveries: outbox.clone(),
         returns: outbox.clone(),
     };
-    Bench { worker, ledger, outbox, campaign }
+    Bench {
+        worker,
+        ledger,
+        outbox,
+        campaign,
+    }
 }
 
 impl Bench {
     async fn handle(&self, event: &str) -> Vec<String> {
         let event: SqsEvent = serde_json::from_str(event).unwrap();
-        let response = self.worker.handle(event, Instant::now() + Duration::from_secs(7)).await;
-        response.batch_item_failures.into_iter().map(|failure| failure.item_identifier).collect()
+        let response = self
+            .worker
+            .handle(event, Instant::now() + Duration::from_secs(7))
+            .await;
+        response
+            .batch_item_failures
+            .into_iter()
+            .map(|failure| failure.item_identifier)
+            .collect()
     }
 
     fn outcomes(&self) -> Vec<Outcome> {
@@ -82,7 +109,11 @@ async fn poison_comes_back_at_once_and_alone() {
     let bench = bench(10);
     let failures = bench.handle(POISON).await;
     assert_eq!(failures.len(), 3, "{failures:?}");
-    assert_eq!(bench.ledger.coupons(&bench.campaign.campaign_id).len(), 2, "the good ones are decided");
+    assert_eq!(
+        bench.ledger.coupons(&bench.campaign.campaign_id).len(),
+        2,
+        "the good ones are decided"
+    );
     let expected = ["receipt-2", "receipt-3", "receipt-4"].map(|receipt| (receipt.to_owned(), 0));
     assert_eq!(bench.outbox.returns(), expected);
 }
@@ -92,8 +123,17 @@ async fn undecided_claims_come_back_within_seconds() {
     let bench = bench(10);
     bench.ledger.fail(true);
     assert_eq!(bench.handle(CLAIMS).await.len(), 3);
-    assert!(bench.outbox.deliveries().is_empty(), "no answer before it is durable");
-    assert!(bench.outbox.returns().iter().all(|(_, seconds)| RETURN_SECONDS.contains(seconds)));
+    assert!(
+        bench.outbox.deliveries().is_empty(),
+        "no answer before it is durable"
+    );
+    assert!(
+        bench
+            .outbox
+            .returns()
+            .iter()
+            .all(|(_, seconds)| RETURN_SECONDS.contains(seconds))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -114,7 +154,12 @@ async fn stock_is_told_once_for_many_batches_and_the_end_once_for_all() {
     let bench = bench(1);
     bench.handle(CLAIMS).await;
     bench.handle(CLAIMS).await;
-    let kinds: Vec<_> = bench.outbox.broadcasts().into_iter().map(|(job, delay)| (job_name(&job), delay)).collect();
+    let kinds: Vec<_> = bench
+        .outbox
+        .broadcasts()
+        .into_iter()
+        .map(|(job, delay)| (job_name(&job), delay))
+        .collect();
     assert_eq!(kinds, [("stock", 1), ("announce", 0)]);
 }
 
@@ -130,11 +175,19 @@ fn job_name(job: &firstcome_core::BroadcastJob) -> &'static str {
 fn a_full_job_of_the_longest_answers_fits_the_queue() {
     let id = |length| "x".repeat(length);
     let claim_id = firstcome_core::ClaimId::new(id(64)).unwrap();
-    let coupon = firstcome_core::Coupon { claim_id: claim_id.clone(), ..firstcome_core::Coupon::sample() };
+    let coupon = firstcome_core::Coupon {
+        claim_id: claim_id.clone(),
+        ..firstcome_core::Coupon::sample()
+    };
     let user = firstcome_core::UserId::new(id(128)).unwrap();
     let campaign = coupon.campaign_id.clone();
     let frame = ServerFrame::claim_result(&campaign, &user, &claim_id, &Verdict::Standing(coupon));
-    let answer = Answer { connection_id: firstcome_core::ConnectionId::new(id(128)).unwrap(), frame };
-    let job = DeliveryJob::Deliver { answers: vec![answer; MAX_ANSWERS_PER_JOB] };
+    let answer = Answer {
+        connection_id: firstcome_core::ConnectionId::new(id(128)).unwrap(),
+        frame,
+    };
+    let job = DeliveryJob::Deliver {
+        answers: vec![answer; MAX_ANSWERS_PER_JOB],
+    };
     assert!(serde_json::to_string(&job).unwrap().len() < MAX_JOB_BYTES);
 }

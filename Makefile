@@ -1,0 +1,38 @@
+# firstcome: every command there is. LOCAL_PORT=n moves the local AWS, so that two checkouts can run side by side.
+LOCAL_PORT ?= 4566
+USERS ?= 1000
+STOCK ?= 300
+AUTH ?= false
+export LOCAL_PORT AUTH
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+.PHONY: demo test up down outputs env watch bench help
+
+demo: up ## One flash sale on this machine: USERS=1000 STOCK=300
+	@eval "$$(tools/stack env)" && cargo run -q -p firstcome-cli -- sale --users $(USERS) --stock $(STOCK)
+
+test: ## Everything CI runs
+	@tools/test
+
+up: ## Start the local AWS and deploy the stack; re-deploys what changed
+	@tools/stack up
+
+down: ## Stop the local AWS
+	@tools/stack down
+
+outputs: ## The stack's outputs, as one JSON object
+	@tools/stack outputs
+
+env: ## Lines to eval for the local stack: eval "$$(make -s env)"
+	@tools/stack env
+
+watch: ## cargo lambda watch, with the local stack's environment
+	@tools/stack watch
+
+bench: ## Side-by-side benchmarks, as tables
+	@test -d bench || { echo "no benchmarks yet: bench/ does not exist" >&2; exit 1; }
+	@cargo bench -p firstcome-bench
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -1,0 +1,412 @@
+//! One contract, every store: what issuance relies on, run on memory and on the DynamoDB that
+//! `FIRSTCOME_CONTRACT_ENDPOINT` names. A store that lets one coupon too many through fails here, whatever its
+//! expressions look like.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use firstcome_core::aws::{Aws, DynamoCampaigns, DynamoCatalog, DynamoLedger, contract};
+use firstcome_core::memory::{MemoryLedger, sample_campaign};
+use firstcome_core::{
+    Campaign, CampaignCatalog, CampaignId, CampaignRecords, Chunk, ChunkOutcome, Claim, ClaimId,
+    Confirmation, Coupon, CouponLedger, CouponReason, Entropy, Issuer, Mark, Outcome, SoldMarks,
+    StockCounters, StockReason, StockTicks, SystemClock, SystemEntropy, Timestamp, UserId, Verdict,
+    coupon_code,
+};
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
+
+/// The parts of a store, and how a test fills it.
+trait Store: Clone {
+    type Campaigns: CampaignRecords + StockCounters + SoldMarks + StockTicks + Clone;
+    type Ledger: CouponLedger + Clone;
+    fn campaigns(&self) -> Self::Campaigns;
+    fn ledger(&self) -> Self::Ledger;
+    async fn add(&self, campaign: &Campaign);
+    async fn close(&self, campaign: &Campaign);
+}
+
+impl Store for MemoryLedger {
+    type Campaigns = Self;
+    type Ledger = Self;
+    fn campaigns(&self) -> Self {
+        self.clone()
+    }
+    fn ledger(&self) -> Self {
+        self.clone()
+    }
+    async fn add(&self, campaign: &Campaign) {
+        MemoryLedger::add(self, campaign);
+    }
+    async fn close(&self, campaign: &Campaign) {
+        MemoryLedger::close(self, &campaign.campaign_id, NOW);
+    }
+}
+
+#[derive(Clone)]
+struct Dynamo {
+    campaigns: DynamoCampaigns,
+    ledger: DynamoLedger,
+    catalog: DynamoCatalog,
+}
+
+impl Store for Dynamo {
+    type Campaigns = DynamoCampaigns;
+    type Ledger = DynamoLedger;
+    fn campaigns(&self) -> DynamoCampaigns {
+        self.campaigns.clone()
+    }
+    fn ledger(&self) -> DynamoLedger {
+        self.ledger.clone()
+    }
+    async fn add(&self, campaign: &Campaign) {
+        self.catalog.create(campaign, None).await.unwrap();
+    }
+    async fn close(&self, campaign: &Campaign) {
+        self.catalog.close(campaign, NOW).await.unwrap();
+    }
+}
+
+async fn dynamo() -> Dynamo {
+    let endpoint = std::env::var("FIRSTCOME_CONTRACT_ENDPOINT")
+        .expect("FIRSTCOME_CONTRACT_ENDPOINT must name a DynamoDB; `make test` sets it");
+    let aws = Aws::from_config(contract::config(&endpoint).await);
+    let table = format!("contract-{:032x}", SystemEntropy.bits());
+    contract::create_table(&aws, &table).await.unwrap();
+    Dynamo {
+        campaigns: DynamoCampaigns::new(&aws, table.clone()),
+        ledger: DynamoLedger::new(&aws, table.clone(), table.clone()),
+        catalog: DynamoCatalog::new(&aws, table),
+    }
+}
+
+fn campaign(total: u32) -> Campaign {
+    Campaign {
+        campaign_id: CampaignId::mint(NOW, SystemEntropy.bits()),
+        ..sample_campaign(total, NOW)
+    }
+}
+
+fn claim(campaign: &Campaign, user: u32, claim_id: &str) -> Claim {
+    Claim {
+        claim_id: ClaimId::new(claim_id).unwrap(),
+        partner_id: campaign.partner_id.clone(),
+        campaign_id: campaign.campaign_id.clone(),
+        user_id: UserId::new(format!("user-{user}")).unwrap(),
+        requested_at: NOW,
+        sent_at: NOW,
+        connection_id: None,
+    }
+}
+
+fn chunk(campaign: &Campaign, shard: u16, users: std::ops::Range<u32>) -> Chunk {
+    let coupon = |user| {
+        Coupon::for_claim(
+            campaign,
+            &claim(campaign, user, "c"),
+            shard,
+            coupon_code([1; 10]),
+            NOW,
+        )
+    };
+    Chunk {
+        campaign: campaign.clone(),
+        shard,
+        coupons: users.map(coupon).collect(),
+        attempt: SystemEntropy.bits(),
+    }
+}
+
+async fn issue(store: &impl Store, chunk: &Chunk) -> ChunkOutcome {
+    store.ledger().issue(chunk).await.unwrap()
+}
+
+async fn books(store: &impl Store, campaign: &Campaign) -> (u32, u32) {
+    let shards: Vec<u16> = (0..campaign.shards).collect();
+    let stock = store
+        .campaigns()
+        .stock(&campaign.campaign_id, &shards)
+        .await
+        .unwrap();
+    assert_eq!(stock.len(), shards.len());
+    assert!(
+        stock
+            .iter()
+            .all(|shard| shard.remaining + shard.issued == shard.quota)
+    );
+    (
+        stock.iter().map(|shard| shard.remaining).sum(),
+        stock.iter().map(|shard| shard.issued).sum(),
+    )
+}
+
+fn reasons(outcome: ChunkOutcome) -> (StockReason, Vec<CouponReason>) {
+    match outcome {
+        ChunkOutcome::Cancelled { stock, coupons } => (stock, coupons),
+        other => panic!("expected a cancellation, got {other:?}"),
+    }
+}
+
+async fn a_campaign_reads_back_as_created(store: &impl Store) {
+    let campaign = Campaign {
+        benefit: Some(serde_json::json!({"points": 100, "tags": []})),
+        ..campaign(2500)
+    };
+    store.add(&campaign).await;
+    assert_eq!(
+        store.campaigns().find(&campaign.campaign_id).await.unwrap(),
+        Some(campaign.clone())
+    );
+    assert_eq!(books(store, &campaign).await, (2500, 0));
+    assert_eq!(
+        store
+            .campaigns()
+            .find(&CampaignId::mint(NOW, 1))
+            .await
+            .unwrap(),
+        None
+    );
+}
+
+async fn a_chunk_is_issued_whole_and_paid_for(store: &impl Store) {
+    let campaign = campaign(150);
+    store.add(&campaign).await;
+    let full = chunk(&campaign, 0, 0..99);
+    assert_eq!(issue(store, &full).await, ChunkOutcome::Issued);
+    assert_eq!(books(store, &campaign).await, (51, 99));
+    let users: Vec<UserId> = full
+        .coupons
+        .iter()
+        .map(|coupon| coupon.user_id.clone())
+        .collect();
+    let standing = store.ledger().standing(&campaign, &users).await.unwrap();
+    assert_eq!(standing.len(), 99);
+    assert_eq!(standing[&users[7]], full.coupons[7]);
+}
+
+async fn the_identical_chunk_is_applied_once(store: &impl Store) {
+    let campaign = campaign(10);
+    store.add(&campaign).await;
+    let chunk = chunk(&campaign, 0, 0..3);
+    assert_eq!(issue(store, &chunk).await, ChunkOutcome::Issued);
+    assert_eq!(issue(store, &chunk).await, ChunkOutcome::Issued);
+    assert_eq!(books(store, &campaign).await, (7, 3));
+}
+
+async fn a_shard_that_holds_too_few_refuses_and_tells_what_it_holds(store: &impl Store) {
+    let campaign = campaign(5);
+    store.add(&campaign).await;
+    let (stock, coupons) = reasons(issue(store, &chunk(&campaign, 0, 0..6)).await);
+    assert_eq!(
+        (stock, coupons),
+        (StockReason::Short(5), vec![CouponReason::None; 6])
+    );
+    assert_eq!(
+        issue(store, &chunk(&campaign, 0, 0..5)).await,
+        ChunkOutcome::Issued
+    );
+    assert_eq!(
+        reasons(issue(store, &chunk(&campaign, 0, 5..6)).await).0,
+        StockReason::Short(0)
+    );
+    assert_eq!(books(store, &campaign).await, (0, 5));
+}
+
+async fn a_standing_coupon_refuses_at_its_position_and_is_never_overwritten(store: &impl Store) {
+    let campaign = campaign(10);
+    store.add(&campaign).await;
+    let first = chunk(&campaign, 0, 1..2);
+    assert_eq!(issue(store, &first).await, ChunkOutcome::Issued);
+    let mut second = chunk(&campaign, 0, 0..3);
+    second
+        .coupons
+        .iter_mut()
+        .for_each(|coupon| coupon.code = "ANOTHER".into());
+    let (stock, coupons) = reasons(issue(store, &second).await);
+    assert_eq!(stock, StockReason::None);
+    let expected = [
+        CouponReason::None,
+        CouponReason::Stands(first.coupons[0].clone()),
+        CouponReason::None,
+    ];
+    assert_eq!(coupons, expected);
+    assert_eq!(
+        books(store, &campaign).await,
+        (9, 1),
+        "nothing of the chunk was written"
+    );
+}
+
+async fn a_missing_shard_is_missing_and_not_empty(store: &impl Store) {
+    let campaign = campaign(10);
+    store.add(&campaign).await;
+    assert_eq!(
+        reasons(issue(store, &chunk(&campaign, 9, 0..1)).await).0,
+        StockReason::Missing
+    );
+    assert_eq!(
+        store
+            .campaigns()
+            .stock(&campaign.campaign_id, &[0, 9])
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+async fn a_closed_campaign_issues_nothing(store: &impl Store) {
+    let campaign = campaign(2500);
+    store.add(&campaign).await;
+    store.close(&campaign).await;
+    store.close(&campaign).await;
+    for shard in 0..campaign.shards {
+        assert_eq!(
+            reasons(issue(store, &chunk(&campaign, shard, 0..1)).await).0,
+            StockReason::Closed
+        );
+    }
+    assert!(
+        store
+            .campaigns()
+            .find(&campaign.campaign_id)
+            .await
+            .unwrap()
+            .unwrap()
+            .closed_at
+            .is_some()
+    );
+    assert_eq!(books(store, &campaign).await, (2500, 0));
+}
+
+async fn a_confirmation_finds_exactly_what_stands(store: &impl Store) {
+    let campaign = campaign(10);
+    store.add(&campaign).await;
+    let issued = chunk(&campaign, 0, 3..5);
+    issue(store, &issued).await;
+    let users: Vec<UserId> = (0..100)
+        .map(|user| claim(&campaign, user, "c").user_id)
+        .collect();
+    let Confirmation::Standing(found) = store.ledger().confirm(&campaign, &users).await.unwrap()
+    else {
+        panic!("nobody writes")
+    };
+    let found: BTreeSet<UserId> = found.into_keys().collect();
+    assert_eq!(
+        found,
+        issued
+            .coupons
+            .into_iter()
+            .map(|coupon| coupon.user_id)
+            .collect()
+    );
+}
+
+async fn marks_are_set_once(store: &impl Store) {
+    let (campaign, campaigns) = (campaign(10), store.campaigns());
+    assert!(!campaigns.is_sold(&campaign.campaign_id).await.unwrap());
+    assert_eq!(campaigns.mark_sold(&campaign).await.unwrap(), Mark::Set);
+    assert_eq!(campaigns.mark_sold(&campaign).await.unwrap(), Mark::Stood);
+    assert!(campaigns.is_sold(&campaign.campaign_id).await.unwrap());
+
+    let tick = async |seconds| {
+        campaigns
+            .mark(&campaign.campaign_id, NOW.plus_seconds(seconds), 5)
+            .await
+            .unwrap()
+    };
+    assert_eq!(tick(0).await, Mark::Set);
+    assert_eq!(tick(4).await, Mark::Stood);
+    assert_eq!(tick(6).await, Mark::Set, "a stale one is taken over");
+    campaigns.clear(&campaign.campaign_id).await.unwrap();
+    assert_eq!(tick(7).await, Mark::Set);
+    campaigns.clear(&campaign.campaign_id).await.unwrap();
+    campaigns.clear(&campaign.campaign_id).await.unwrap();
+}
+
+/// The sale itself: many workers, every user twice, one claim redelivered.
+async fn a_concurrent_sale_is_exact(store: &impl Store) {
+    let campaign = campaign(1200);
+    store.add(&campaign).await;
+    let batches: Vec<Vec<Claim>> = (0..8)
+        .flat_map(|batch| {
+            let of = |claim_id: &'static str| {
+                (batch * 200..(batch + 1) * 200)
+                    .map(|user| claim(&campaign, user, claim_id))
+                    .collect::<Vec<_>>()
+            };
+            [of("first"), of("first"), of("second")]
+        })
+        .collect();
+    let workers: Vec<_> = batches
+        .iter()
+        .map(|_| {
+            Issuer::new(
+                store.campaigns(),
+                store.ledger(),
+                SystemClock,
+                SystemEntropy,
+            )
+        })
+        .collect();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let decided = join_all(
+        workers
+            .iter()
+            .zip(&batches)
+            .map(|(worker, batch)| worker.decide(batch, deadline)),
+    )
+    .await;
+
+    let mut winners = BTreeSet::new();
+    for (batch, decisions) in batches.iter().zip(&decided) {
+        for (claim, verdict) in batch.iter().zip(&decisions.verdicts) {
+            match verdict.as_ref().expect("decided well before the deadline") {
+                Verdict::Standing(coupon) => {
+                    assert_eq!(coupon.user_id, claim.user_id);
+                    winners.insert((coupon.user_id.clone(), coupon.code.clone()));
+                }
+                Verdict::Refused(outcome) => assert_eq!(*outcome, Outcome::SoldOut),
+            }
+        }
+    }
+    let users: BTreeSet<&UserId> = winners.iter().map(|(user, _)| user).collect();
+    assert_eq!(
+        (winners.len(), users.len()),
+        (1200, 1200),
+        "one code for one user"
+    );
+    assert_eq!(books(store, &campaign).await, (0, 1200));
+}
+
+macro_rules! contract {
+    ($($case:ident),* $(,)?) => {
+        mod memory {
+            $(#[tokio::test(start_paused = true)]
+            async fn $case() {
+                super::$case(&super::MemoryLedger::default()).await;
+            })*
+        }
+        mod dynamo {
+            $(#[tokio::test]
+            async fn $case() {
+                super::$case(&super::dynamo().await).await;
+            })*
+        }
+    };
+}
+
+contract!(
+    a_campaign_reads_back_as_created,
+    a_chunk_is_issued_whole_and_paid_for,
+    the_identical_chunk_is_applied_once,
+    a_shard_that_holds_too_few_refuses_and_tells_what_it_holds,
+    a_standing_coupon_refuses_at_its_position_and_is_never_overwritten,
+    a_missing_shard_is_missing_and_not_empty,
+    a_closed_campaign_issues_nothing,
+    a_confirmation_finds_exactly_what_stands,
+    marks_are_set_once,
+    a_concurrent_sale_is_exact,
+);

@@ -1,0 +1,14 @@
+//! End-to-end tests: real HTTP, real sockets, real queue messages against a deployed stack, local or on AWS.
+//!
+//! `cargo test -p firstcome-tests --features e2e --test e2e`, in the AWS environment (`eval "$(make -s env)"`).
+//! Every test has a partner of its own, so all may run at once; none looks at what another one does.
+
+#![expect(clippy::panic, clippy::unwrap_used, reason = "these are tests")]
+
+mod broadcasts;
+mod claims;
+mod http;
+mod other_partner;
+mod queue;
+mod sale;
+mod sockets;
