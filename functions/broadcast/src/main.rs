@@ -13,11 +13,7 @@ use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 async fn main() -> Result<(), Error> {
     tracing::init_default_subscriber();
     let campaigns_table = variable("CAMPAIGNS_TABLE")?;
-    // All workers share the budget of posts; each keeps to its part, whether it answers or announces.
-    let budget: u32 = variable("BROADCAST_REQUESTS_PER_SECOND")?.parse()?;
-    let workers = variable("BROADCAST_WORKERS")?.parse::<u32>()?
-        + variable("DELIVERY_WORKERS")?.parse::<u32>()?;
-    let requests_per_second = (budget / workers.max(1)).max(1);
+    let requests_per_second = variable("BROADCAST_REQUESTS_PER_SECOND")?.parse()?;
     let aws = Aws::load().await;
     let pusher = GatewayPusher::new(&aws, variable("MANAGEMENT_ENDPOINT")?);
     let worker = Worker {
