@@ -91,12 +91,19 @@ mod tests {
     #[test]
     fn an_unknown_scope_is_answered_with_the_known_ones() {
         assert_eq!(scope("tickets"), Ok(Scope::Tickets));
-        assert!(scope("ticket").unwrap_err().contains("campaigns, tickets, claims"));
+        assert!(
+            scope("ticket")
+                .unwrap_err()
+                .contains("campaigns, tickets, claims")
+        );
     }
 
     #[test]
     fn json_may_stand_before_or_after_the_command() {
-        for line in [["firstcome", "--json", "sale", "--users=1", "--stock=1"], ["firstcome", "sale", "--users=1", "--stock=1", "--json"]] {
+        for line in [
+            ["firstcome", "--json", "sale", "--users=1", "--stock=1"],
+            ["firstcome", "sale", "--users=1", "--stock=1", "--json"],
+        ] {
             assert!(Arguments::try_parse_from(line).unwrap().json);
         }
     }

@@ -50,7 +50,9 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Verdict, CommandError> {
     match &arguments.command {
-        Command::Partner(command) => partner::run(command, &arguments.stack, terminal).await.map(|()| Verdict::Held),
+        Command::Partner(command) => partner::run(command, &arguments.stack, terminal)
+            .await
+            .map(|()| Verdict::Held),
         Command::Sale(plan) => sale::run(plan, &arguments.stack, terminal).await,
     }
 }

@@ -12,7 +12,9 @@ const RAISED: &str = "FIRSTCOME_OPEN_FILES_RAISED";
 
 /// The system does not let this process open a file per socket.
 #[derive(Debug, thiserror::Error)]
-#[error("{sockets} sockets need {needed} open files, the limit is {limit}: raise it with `ulimit -n {needed}`")]
+#[error(
+    "{sockets} sockets need {needed} open files, the limit is {limit}: raise it with `ulimit -n {needed}`"
+)]
 pub(crate) struct TooFewOpenFiles {
     sockets: u32,
     needed: u64,
@@ -23,12 +25,18 @@ pub(crate) struct TooFewOpenFiles {
 /// higher one: only a shell can raise it without unsafe code.
 pub(crate) fn ensure(sockets: u32) -> Result<(), TooFewOpenFiles> {
     let needed = u64::from(sockets) + BESIDE_SOCKETS;
-    let Some(limit) = limit().filter(|limit| *limit < needed) else { return Ok(()) };
+    let Some(limit) = limit().filter(|limit| *limit < needed) else {
+        return Ok(());
+    };
     if std::env::var_os(RAISED).is_none() {
         // It returns only if it failed; then the error below says what to do.
         drop(run_again_with(needed));
     }
-    Err(TooFewOpenFiles { sockets, needed, limit })
+    Err(TooFewOpenFiles {
+        sockets,
+        needed,
+        limit,
+    })
 }
 
 /// How many files this process may open; `None` if unlimited or unknown.
@@ -48,7 +56,12 @@ fn run_again_with(limit: u64) -> io::Error {
     };
     let script = format!("ulimit -n {limit} 2>/dev/null; exec \"$0\" \"$@\"");
     let mut shell = Command::new("sh");
-    shell.arg("-c").arg(script).arg(program).args(std::env::args_os().skip(1)).env(RAISED, "1");
+    shell
+        .arg("-c")
+        .arg(script)
+        .arg(program)
+        .args(std::env::args_os().skip(1))
+        .env(RAISED, "1");
     shell.exec()
 }
 

@@ -8,28 +8,59 @@ use crate::CommandError;
 use crate::arguments::PartnerCommand;
 use crate::terminal::Terminal;
 
-pub(crate) async fn run(command: &PartnerCommand, stack: &str, terminal: &Terminal) -> Result<(), CommandError> {
+pub(crate) async fn run(
+    command: &PartnerCommand,
+    stack: &str,
+    terminal: &Terminal,
+) -> Result<(), CommandError> {
     let operator = Operator::find(stack).await?;
     match command {
         PartnerCommand::Create { name, scopes } => create(&operator, name, scopes, terminal).await,
-        PartnerCommand::Rotate { partner, scopes } => rotate(&operator, partner, scopes, terminal).await,
+        PartnerCommand::Rotate { partner, scopes } => {
+            rotate(&operator, partner, scopes, terminal).await
+        }
         PartnerCommand::Revoke { key } => revoke(&operator, key, terminal).await,
     }
 }
 
-async fn create(operator: &Operator, name: &str, scopes: &[Scope], terminal: &Terminal) -> Result<(), CommandError> {
-    let scopes = if scopes.is_empty() { &Scope::ALL } else { scopes };
+async fn create(
+    operator: &Operator,
+    name: &str,
+    scopes: &[Scope],
+    terminal: &Terminal,
+) -> Result<(), CommandError> {
+    let scopes = if scopes.is_empty() {
+        &Scope::ALL
+    } else {
+        scopes
+    };
     let partner = operator.create_partner(name, scopes, None).await?;
     show(&partner, terminal);
     Ok(())
 }
 
-async fn rotate(operator: &Operator, partner: &str, scopes: &[Scope], terminal: &Terminal) -> Result<(), CommandError> {
+async fn rotate(
+    operator: &Operator,
+    partner: &str,
+    scopes: &[Scope],
+    terminal: &Terminal,
+) -> Result<(), CommandError> {
     let partner = PartnerId::new(partner).map_err(OperatorError::from)?;
-    let active: Vec<_> = operator.keys(&partner).await?.into_iter().filter(|key| key.active).collect();
-    let wanted = if scopes.is_empty() { scopes_of(&active) } else { scopes.to_vec() };
+    let active: Vec<_> = operator
+        .keys(&partner)
+        .await?
+        .into_iter()
+        .filter(|key| key.active)
+        .collect();
+    let wanted = if scopes.is_empty() {
+        scopes_of(&active)
+    } else {
+        scopes.to_vec()
+    };
     if wanted.is_empty() {
-        let message = format!("partner {partner} has no active key to take the scopes from: name them with --scopes");
+        let message = format!(
+            "partner {partner} has no active key to take the scopes from: name them with --scopes"
+        );
         return Err(CommandError::Usage(message));
     }
     let fresh = operator.add_key(&partner, &wanted).await?;
@@ -40,14 +71,19 @@ async fn rotate(operator: &Operator, partner: &str, scopes: &[Scope], terminal: 
     } else {
         show(&fresh, terminal);
         for key in old {
-            terminal.say(&format!("still good:  {key}  (firstcome partner revoke --key {key})"));
+            terminal.say(&format!(
+                "still good:  {key}  (firstcome partner revoke --key {key})"
+            ));
         }
     }
     Ok(())
 }
 
 fn scopes_of(keys: &[StoredKey]) -> Vec<Scope> {
-    Scope::ALL.into_iter().filter(|scope| keys.iter().any(|key| key.scopes.contains(scope))).collect()
+    Scope::ALL
+        .into_iter()
+        .filter(|scope| keys.iter().any(|key| key.scopes.contains(scope)))
+        .collect()
 }
 
 async fn revoke(operator: &Operator, key: &str, terminal: &Terminal) -> Result<(), CommandError> {
@@ -62,7 +98,9 @@ async fn revoke(operator: &Operator, key: &str, terminal: &Terminal) -> Result<(
 
 fn show(partner: &NewPartner, terminal: &Terminal) {
     if terminal.speaks_json() {
-        terminal.print_json(&json!({"partnerId": partner.partner_id.as_str(), "apiKey": partner.api_key}));
+        terminal.print_json(
+            &json!({"partnerId": partner.partner_id.as_str(), "apiKey": partner.api_key}),
+        );
     } else {
         terminal.say(&format!("partner:     {}", partner.partner_id));
         terminal.say(&format!("API key:     {}  (shown once)", partner.api_key));

@@ -61,9 +61,17 @@ pub(crate) enum Verdict {
     Broken,
 }
 
-pub(crate) async fn run(plan: &SalePlan, stack: &str, terminal: &Terminal) -> Result<Verdict, CommandError> {
+pub(crate) async fn run(
+    plan: &SalePlan,
+    stack: &str,
+    terminal: &Terminal,
+) -> Result<Verdict, CommandError> {
     open_files::ensure(plan.users)?;
-    let title = format!("Flash sale: {} users, {} coupons", grouped(plan.users.into()), grouped(plan.stock.into()));
+    let title = format!(
+        "Flash sale: {} users, {} coupons",
+        grouped(plan.users.into()),
+        grouped(plan.stock.into())
+    );
     terminal.say(&format!("\n{title}\n"));
     let mut sale = Sale::prepare(plan, stack, &title, terminal).await?;
     sale.gather().await;
@@ -79,7 +87,11 @@ pub(crate) async fn run(plan: &SalePlan, stack: &str, terminal: &Terminal) -> Re
         terminal.print_json(&report.json());
     }
     terminal.say(&report.text());
-    let verdict = if report.held() { Verdict::Held } else { Verdict::Broken };
+    let verdict = if report.held() {
+        Verdict::Held
+    } else {
+        Verdict::Broken
+    };
     terminal.say(match verdict {
         Verdict::Held => "  Every promise was kept.",
         Verdict::Broken => "  A PROMISE WAS BROKEN: see FAILED above.",
@@ -127,14 +139,21 @@ impl<'run> Sale<'run> {
         let started = Instant::now();
         let lead = opening_lead(plan);
         let opens_at = Instant::now() + lead;
-        let campaign = api.create_campaign(title, plan.stock, from_now(lead)).await?;
+        let campaign = api
+            .create_campaign(title, plan.stock, from_now(lead))
+            .await?;
         let words = format!("{}, opens in {} s", campaign.campaign_id, lead.as_secs());
         terminal.step("campaign", &words, started.elapsed());
 
         let wishes = wishes_of(plan.users, plan.duplicates);
         let claims = wishes.iter().map(|wishes| wishes.pending().len()).sum();
         let campaign = CampaignId::new(campaign.campaign_id).map_err(OperatorError::from)?;
-        let entrance = Entrance::new(api.clone(), campaign.to_string(), plan.rate, HANDSHAKES_AT_ONCE);
+        let entrance = Entrance::new(
+            api.clone(),
+            campaign.to_string(),
+            plan.rate,
+            HANDSHAKES_AT_ONCE,
+        );
         Ok(Self {
             plan,
             terminal,
@@ -155,9 +174,12 @@ impl<'run> Sale<'run> {
     /// Until everybody has a socket that hears the campaign.
     async fn gather(&mut self) {
         let users = self.crowd.everybody().len();
-        let meter = self.terminal.meter("sockets", "open and subscribed", users as u64);
+        let meter = self
+            .terminal
+            .meter("sockets", "open and subscribed", users as u64);
         let started = Instant::now();
-        let deadline = started + GATHERING + Duration::from_secs(u64::from(self.plan.users / self.plan.rate));
+        let deadline =
+            started + GATHERING + Duration::from_secs(u64::from(self.plan.users / self.plan.rate));
         let done = |tally: &Tally| {
             meter.set(tally.present.len() as u64);
             tally.present.len() + tally.gone.len() == users
@@ -167,9 +189,13 @@ impl<'run> Sale<'run> {
         let took = started.elapsed().as_secs_f64().max(0.001);
         let came = grouped(self.claimants as u64);
         let rate = self.claimants as f64 / took;
-        meter.finish(&format!("{came} of {} open and subscribed ({rate:.0}/s)", grouped(users as u64)));
+        meter.finish(&format!(
+            "{came} of {} open and subscribed ({rate:.0}/s)",
+            grouped(users as u64)
+        ));
         if let Some(reason) = self.crowd.tally.stayed_away.first() {
-            self.terminal.say(&format!("  {:<11} {reason}", "stayed away"));
+            self.terminal
+                .say(&format!("  {:<11} {reason}", "stayed away"));
         }
     }
 
@@ -179,15 +205,22 @@ impl<'run> Sale<'run> {
         let started = Instant::now();
         if opening > started {
             self.crowd.watch(opening, |_| false).await;
-            self.terminal.step("opening", "waited for opensAt", started.elapsed());
+            self.terminal
+                .step("opening", "waited for opensAt", started.elapsed());
         }
     }
 
     /// Tells everybody something and counts who heard it.
-    async fn broadcast(&mut self, name: &'static str, audience: Audience) -> Result<(), CommandError> {
+    async fn broadcast(
+        &mut self,
+        name: &'static str,
+        audience: Audience,
+    ) -> Result<(), CommandError> {
         let message = format!("{name}: {}", self.campaign);
         let expected: Vec<usize> = self.crowd.tally.present.iter().copied().collect();
-        let meter = self.terminal.meter("broadcast", "heard it", expected.len() as u64);
+        let meter = self
+            .terminal
+            .meter("broadcast", "heard it", expected.len() as u64);
         let started = Instant::now();
         let campaign = (audience == Audience::Campaign).then_some(self.campaign.as_str());
         let broadcast = self.api.broadcast(campaign, &message).await?;
@@ -206,7 +239,13 @@ impl<'run> Sale<'run> {
             grouped(report.gone)
         );
         meter.finish(&words);
-        self.broadcasts.push(Broadcast { name, audience: expected.len(), heard, seconds, report });
+        self.broadcasts.push(Broadcast {
+            name,
+            audience: expected.len(),
+            heard,
+            seconds,
+            report,
+        });
         Ok(())
     }
 
@@ -218,7 +257,9 @@ impl<'run> Sale<'run> {
             if report.finished_at.is_some() || Instant::now() >= deadline {
                 return Ok(report);
             }
-            self.crowd.watch(Instant::now() + Duration::from_millis(500), |_| false).await;
+            self.crowd
+                .watch(Instant::now() + Duration::from_millis(500), |_| false)
+                .await;
         }
     }
 
@@ -234,15 +275,24 @@ impl<'run> Sale<'run> {
         };
         self.crowd.watch(self.sold_from + SELLING, done).await;
         let answers = &self.crowd.tally.answers;
-        let winners = answers.iter().filter(|answered| answered.answer.outcome == "issued").count();
-        let [answered, all, winners] = [answers.len(), claims, winners].map(|count| grouped(count as u64));
-        meter.finish(&format!("{answered} of {all} answered, {winners} coupons won"));
+        let winners = answers
+            .iter()
+            .filter(|answered| answered.answer.outcome == "issued")
+            .count();
+        let [answered, all, winners] =
+            [answers.len(), claims, winners].map(|count| grouped(count as u64));
+        meter.finish(&format!(
+            "{answered} of {all} answered, {winners} coupons won"
+        ));
     }
 
     async fn cut_some(&mut self) {
         let started = Instant::now();
         let some = self.crowd.every(CUT_ONE_IN);
-        let words = format!("{} sockets cut without a close frame", grouped(some.len() as u64));
+        let words = format!(
+            "{} sockets cut without a close frame",
+            grouped(some.len() as u64)
+        );
         self.crowd.leave(some, Command::Cut).await;
         self.terminal.step("cut", &words, started.elapsed());
     }
@@ -267,17 +317,27 @@ impl<'run> Sale<'run> {
             let memberships = self.operator.members(&topic).await?.len();
             let open = self.crowd.tally.present.len();
             if memberships == open || started.elapsed() > FORGETTING {
-                let words = format!("{} sockets in the table, {} open", grouped(memberships as u64), grouped(open as u64));
+                let words = format!(
+                    "{} sockets in the table, {} open",
+                    grouped(memberships as u64),
+                    grouped(open as u64)
+                );
                 self.terminal.step("clean-up", &words, started.elapsed());
                 return Ok(memberships);
             }
-            self.crowd.watch(Instant::now() + Duration::from_secs(1), |_| false).await;
+            self.crowd
+                .watch(Instant::now() + Duration::from_secs(1), |_| false)
+                .await;
         }
     }
 
     async fn evidence(&self, memberships: usize) -> Result<Evidence, CommandError> {
         let after = dead_letters(&self.operator).await?;
-        let new = self.dead_letters_before.iter().zip(after).map(|(before, after)| after.saturating_sub(*before));
+        let new = self
+            .dead_letters_before
+            .iter()
+            .zip(after)
+            .map(|(before, after)| after.saturating_sub(*before));
         let tally = &self.crowd.tally;
         Ok(Evidence {
             partner: self.partner.to_string(),
@@ -292,7 +352,11 @@ impl<'run> Sale<'run> {
             campaign: Some(self.api.campaign(self.campaign.as_str()).await?),
             claim_states: self.claim_states().await?,
             broadcasts: self.broadcasts.clone(),
-            dead_letters: Queue::ALL.map(|queue| format!("{queue:?}")).into_iter().zip(new).collect(),
+            dead_letters: Queue::ALL
+                .map(|queue| format!("{queue:?}"))
+                .into_iter()
+                .zip(new)
+                .collect(),
             open_sockets: tally.present.len(),
             memberships,
         })
@@ -301,12 +365,21 @@ impl<'run> Sale<'run> {
     /// What the API says of some users, evenly spread.
     async fn claim_states(&self) -> Result<Vec<(String, ClaimState)>, ApiError> {
         let share = self.crowd.everybody().len().div_ceil(USERS_ASKED);
-        let users: Vec<String> = self.crowd.users().step_by(share).map(str::to_owned).collect();
+        let users: Vec<String> = self
+            .crowd
+            .users()
+            .step_by(share)
+            .map(str::to_owned)
+            .collect();
         let ask = |user: String| async move {
             let state = self.api.claim_state(self.campaign.as_str(), &user).await?;
             Ok::<_, ApiError>((user, state))
         };
-        stream::iter(users).map(ask).buffer_unordered(CALLS_AT_ONCE).try_collect().await
+        stream::iter(users)
+            .map(ask)
+            .buffer_unordered(CALLS_AT_ONCE)
+            .try_collect()
+            .await
     }
 
     fn report(&self, evidence: Evidence, checks: Vec<verify::Check>) -> Report {
@@ -322,8 +395,16 @@ impl<'run> Sale<'run> {
             stock: self.plan.stock,
             claims: self.claims,
             outcomes,
-            latencies: Latencies::new(evidence.answers.iter().map(|answered| answered.took).collect()),
-            selling: tally.last_answer.map_or(Duration::ZERO, |last| last - self.sold_from),
+            latencies: Latencies::new(
+                evidence
+                    .answers
+                    .iter()
+                    .map(|answered| answered.took)
+                    .collect(),
+            ),
+            selling: tally
+                .last_answer
+                .map_or(Duration::ZERO, |last| last - self.sold_from),
             refused: tally.refused.clone(),
             handshakes_repeated: tally.handshakes_repeated.clone(),
             asked_again: tally.asked_again,
@@ -338,7 +419,8 @@ impl<'run> Sale<'run> {
         let started = Instant::now();
         let present: Vec<usize> = self.crowd.tally.present.iter().copied().collect();
         self.crowd.leave(present, Command::Leave).await;
-        self.terminal.step("home", "sockets closed, 200 a second", started.elapsed());
+        self.terminal
+            .step("home", "sockets closed, 200 a second", started.elapsed());
         // The functions behind the last `$disconnect` finish before the stack may be taken down.
         sleep(Duration::from_millis(500)).await;
     }
@@ -351,7 +433,9 @@ fn opening_lead(plan: &SalePlan) -> Duration {
 
 fn from_now(lead: Duration) -> Timestamp {
     // A clock before 1970 would open the campaign in 1970: open, which is what a sale needs.
-    let when = (SystemTime::now() + lead).duration_since(UNIX_EPOCH).unwrap_or_default();
+    let when = (SystemTime::now() + lead)
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Timestamp::from_millis(i64::try_from(when.as_millis()).unwrap_or(i64::MAX))
 }
 

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How often a step says where it is if nobody sees bars.
-const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
+/// When a step first says where it is if nobody sees bars; then after twice the time, and so on.
+const FIRST_PLAIN_LINE: Duration = Duration::from_secs(5);
+/// But at least this often.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(40);
 
 /// The streams. With `--json` stdout belongs to the one JSON object and people read stderr.
 pub(crate) struct Terminal {
@@ -19,20 +21,37 @@ pub(crate) struct Terminal {
 impl Terminal {
     pub(crate) fn new(json: bool) -> Self {
         let watched = io::stderr().is_terminal();
-        let target = if watched { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self { json, watched, bars: MultiProgress::with_draw_target(target) }
+        let target = if watched {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        Self {
+            json,
+            watched,
+            bars: MultiProgress::with_draw_target(target),
+        }
     }
 
     /// A line for people.
     pub(crate) fn say(&self, line: &str) {
-        let write = || if self.json { writeln!(io::stderr(), "{line}") } else { writeln!(io::stdout(), "{line}") };
+        let write = || {
+            if self.json {
+                writeln!(io::stderr(), "{line}")
+            } else {
+                writeln!(io::stdout(), "{line}")
+            }
+        };
         // A reader who went away misses the line; the work goes on.
         drop(self.bars.suspend(write));
     }
 
     /// A finished step: what, with which result, in what time.
     pub(crate) fn step(&self, name: &str, result: &str, took: Duration) {
-        self.say(&format!("  {name:<11} {result:<58} {:>6.1} s", took.as_secs_f64()));
+        self.say(&format!(
+            "  {name:<11} {result:<58} {:>6.1} s",
+            took.as_secs_f64()
+        ));
     }
 
     /// An error line.
@@ -57,11 +76,20 @@ impl Terminal {
         let bar = self.bars.add(ProgressBar::new(total));
         // The template is a constant; were it wrong, the default style would do.
         let template = "  {prefix:<11} {bar:32} {human_pos}/{human_len} {msg}";
-        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style =
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
         bar.set_prefix(name);
         bar.set_message(unit);
-        Meter { terminal: self, bar, name, unit, total, started: Instant::now(), last_plain: Mutex::new(Instant::now()) }
+        Meter {
+            terminal: self,
+            bar,
+            name,
+            unit,
+            total,
+            started: Instant::now(),
+            next_plain: Mutex::new(FIRST_PLAIN_LINE),
+        }
     }
 }
 
@@ -73,7 +101,8 @@ pub(crate) struct Meter<'terminal> {
     unit: &'static str,
     total: u64,
     started: Instant,
-    last_plain: Mutex<Instant>,
+    /// When the next plain line is due, after the start.
+    next_plain: Mutex<Duration>,
 }
 
 impl Meter<'_> {
@@ -82,21 +111,28 @@ impl Meter<'_> {
         self.bar.set_position(done);
         if !self.terminal.watched && self.plain_line_is_due() {
             let (done, total) = (grouped(done), grouped(self.total));
-            self.terminal.step(self.name, &format!("… {done} of {total} {}", self.unit), self.started.elapsed());
+            self.terminal.step(
+                self.name,
+                &format!("… {done} of {total} {}", self.unit),
+                self.started.elapsed(),
+            );
         }
     }
 
     /// Takes the bar away and says how the step ended.
     pub(crate) fn finish(self, result: &str) {
         self.bar.finish_and_clear();
-        self.terminal.step(self.name, result, self.started.elapsed());
+        self.terminal
+            .step(self.name, result, self.started.elapsed());
     }
 
     fn plain_line_is_due(&self) -> bool {
-        let Ok(mut last) = self.last_plain.lock() else { return false };
-        let due = last.elapsed() >= PLAIN_INTERVAL;
+        let Ok(mut next) = self.next_plain.lock() else {
+            return false;
+        };
+        let due = self.started.elapsed() >= *next;
         if due {
-            *last = Instant::now();
+            *next += (*next).min(PLAIN_INTERVAL);
         }
         due
     }

@@ -2,7 +2,11 @@
 //!
 //! Everything here fails by panicking with a sentence. The tests see only what a client, a producer or an operator sees.
 
-#![expect(clippy::panic, clippy::expect_used, reason = "a test harness fails by panicking")]
+#![expect(
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a test harness fails by panicking"
+)]
 
 mod partner;
 mod socket;

@@ -45,8 +45,14 @@ impl Reply {
     #[track_caller]
     pub fn problem(self, status: u16) -> String {
         assert_eq!(self.status, status, "{}", self.body);
-        assert!(self.content_type.starts_with("application/problem+json"), "{}", self.content_type);
-        let code = self.body["code"].as_str().unwrap_or_else(|| panic!("a problem without code: {}", self.body));
+        assert!(
+            self.content_type.starts_with("application/problem+json"),
+            "{}",
+            self.content_type
+        );
+        let code = self.body["code"]
+            .as_str()
+            .unwrap_or_else(|| panic!("a problem without code: {}", self.body));
         code.to_owned()
     }
 }
@@ -68,22 +74,26 @@ impl Partner {
 
     /// `POST` with a JSON body.
     pub async fn post(&self, path: &str, body: Value) -> Reply {
-        self.call(Method::POST, path, Some(body.to_string()), None).await
+        self.call(Method::POST, path, Some(body.to_string()), None)
+            .await
     }
 
     /// `POST` with a JSON body under an `Idempotency-Key`.
     pub async fn post_once(&self, path: &str, body: Value, key: &str) -> Reply {
-        self.call(Method::POST, path, Some(body.to_string()), Some(key)).await
+        self.call(Method::POST, path, Some(body.to_string()), Some(key))
+            .await
     }
 
     /// `POST` of a text as it is.
     pub async fn post_text(&self, path: &str, body: &str) -> Reply {
-        self.call(Method::POST, path, Some(body.to_owned()), None).await
+        self.call(Method::POST, path, Some(body.to_owned()), None)
+            .await
     }
 
     /// A campaign of `total` that is open now; its id.
     pub async fn campaign(&self, total: u32) -> String {
-        self.campaign_of(json!({"title": "end-to-end test", "total": total})).await
+        self.campaign_of(json!({"title": "end-to-end test", "total": total}))
+            .await
     }
 
     /// A campaign as described; its id.
@@ -91,7 +101,10 @@ impl Partner {
     /// # Panics
     /// If the API does not create it.
     pub async fn campaign_of(&self, body: Value) -> String {
-        text_of(&self.post("/v1/campaigns", body).await.expect(201), "campaignId")
+        text_of(
+            &self.post("/v1/campaigns", body).await.expect(201),
+            "campaignId",
+        )
     }
 
     /// Closes a campaign.
@@ -99,7 +112,9 @@ impl Partner {
     /// # Panics
     /// If the API does not.
     pub async fn close(&self, campaign: &str) {
-        self.post(&format!("/v1/campaigns/{campaign}/close"), json!({})).await.expect(200);
+        self.post(&format!("/v1/campaigns/{campaign}/close"), json!({}))
+            .await
+            .expect(200);
     }
 
     /// A ticket as an address to connect to.
@@ -109,7 +124,11 @@ impl Partner {
     pub async fn address(&self, user: &str, ttl_seconds: u32) -> String {
         let body = json!({"userId": user, "ttlSeconds": ttl_seconds});
         let answer = self.post("/v1/tickets", body).await.expect(201);
-        format!("{}?ticket={}", text_of(&answer, "webSocketUrl"), text_of(&answer, "ticket"))
+        format!(
+            "{}?ticket={}",
+            text_of(&answer, "webSocketUrl"),
+            text_of(&answer, "ticket")
+        )
     }
 
     /// A user's open socket.
@@ -118,7 +137,9 @@ impl Partner {
     /// If it does not open.
     pub async fn socket(&self, user: &str) -> Socket {
         let address = self.address(user, 60).await;
-        Socket::open(&address).await.unwrap_or_else(|status| panic!("the socket did not open: {status}"))
+        Socket::open(&address)
+            .await
+            .unwrap_or_else(|status| panic!("the socket did not open: {status}"))
     }
 
     /// A user's open socket that hears the campaign.
@@ -133,21 +154,39 @@ impl Partner {
     /// # Panics
     /// If the API refuses.
     pub async fn broadcast(&self, campaign: Option<&str>, message: &str) -> String {
-        let path = campaign.map_or("/v1/broadcasts".to_owned(), |id| format!("/v1/campaigns/{id}/broadcasts"));
-        text_of(&self.post(&path, json!({"message": message})).await.expect(202), "broadcastId")
+        let path = campaign.map_or("/v1/broadcasts".to_owned(), |id| {
+            format!("/v1/campaigns/{id}/broadcasts")
+        });
+        text_of(
+            &self
+                .post(&path, json!({"message": message}))
+                .await
+                .expect(202),
+            "broadcastId",
+        )
     }
 
     /// A broadcast's report once it is finished.
     pub async fn finished_report(&self, broadcast: &str) -> Value {
         let path = format!("/v1/broadcasts/{broadcast}");
-        eventually("the broadcast finishes", Duration::from_secs(60), async || {
-            let report = self.get(&path).await.expect(200);
-            report["finishedAt"].is_string().then_some(report)
-        })
+        eventually(
+            "the broadcast finishes",
+            Duration::from_secs(60),
+            async || {
+                let report = self.get(&path).await.expect(200);
+                report["finishedAt"].is_string().then_some(report)
+            },
+        )
         .await
     }
 
-    async fn call(&self, method: Method, path: &str, body: Option<String>, once: Option<&str>) -> Reply {
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+        once: Option<&str>,
+    ) -> Reply {
         let url = format!("{}{path}", self.stack.operator().stack().http_api_url);
         let mut request = self.stack.http().request(method, &url);
         if let Some(key) = &self.key {
@@ -157,10 +196,18 @@ impl Partner {
             request = request.header("Idempotency-Key", key);
         }
         if let Some(body) = body {
-            request = request.header("Content-Type", "application/json").body(body);
+            request = request
+                .header("Content-Type", "application/json")
+                .body(body);
         }
-        let response = request.send().await.unwrap_or_else(|error| panic!("the API does not answer: {error}"));
-        let content_type = response.headers().get("content-type").and_then(|value| value.to_str().ok());
+        let response = request
+            .send()
+            .await
+            .unwrap_or_else(|error| panic!("the API does not answer: {error}"));
+        let content_type = response
+            .headers()
+            .get("content-type")
+            .and_then(|value| value.to_str().ok());
         Reply {
             status: response.status().as_u16(),
             content_type: content_type.unwrap_or_default().to_owned(),
@@ -170,5 +217,8 @@ impl Partner {
 }
 
 fn text_of(body: &Value, field: &str) -> String {
-    body[field].as_str().unwrap_or_else(|| panic!("no {field} in {body}")).to_owned()
+    body[field]
+        .as_str()
+        .unwrap_or_else(|| panic!("no {field} in {body}"))
+        .to_owned()
 }

@@ -31,7 +31,10 @@ impl Socket {
     /// If there is no gateway.
     pub async fn open(address: &str) -> Result<Self, u16> {
         match timeout(HANDSHAKE, connect_async(address)).await {
-            Ok(Ok((stream, _))) => Ok(Self { stream, unread: VecDeque::new() }),
+            Ok(Ok((stream, _))) => Ok(Self {
+                stream,
+                unread: VecDeque::new(),
+            }),
             Ok(Err(Error::Http(response))) => Err(response.status().as_u16()),
             Ok(Err(error)) => panic!("the gateway does not answer: {error}"),
             Err(_) => panic!("the handshake took more than {} s", HANDSHAKE.as_secs()),
@@ -51,7 +54,12 @@ impl Socket {
     ///
     /// # Panics
     /// If no such frame comes in time.
-    pub async fn ask(&mut self, frame: Value, what: &str, is_answer: impl Fn(&Value) -> bool) -> Value {
+    pub async fn ask(
+        &mut self,
+        frame: Value,
+        what: &str,
+        is_answer: impl Fn(&Value) -> bool,
+    ) -> Value {
         // Answers to earlier questions are none to this one.
         self.unread.retain(|frame| !is_answer(frame));
         let deadline = Instant::now() + PATIENCE;
@@ -77,11 +85,21 @@ impl Socket {
     /// If no such frame comes in time.
     pub async fn wait(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let found = self.wait_for(PATIENCE, wanted).await;
-        found.unwrap_or_else(|| panic!("{what}: not within {} s; unread: {:?}", PATIENCE.as_secs(), self.unread))
+        found.unwrap_or_else(|| {
+            panic!(
+                "{what}: not within {} s; unread: {:?}",
+                PATIENCE.as_secs(),
+                self.unread
+            )
+        })
     }
 
     /// Waits so long for a frame, unread ones first.
-    pub async fn wait_for(&mut self, limit: Duration, wanted: impl Fn(&Value) -> bool) -> Option<Value> {
+    pub async fn wait_for(
+        &mut self,
+        limit: Duration,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Option<Value> {
         if let Some(position) = self.unread.iter().position(&wanted) {
             return self.unread.remove(position);
         }
@@ -98,24 +116,36 @@ impl Socket {
     /// Claims and waits for the answer: the `claim.result`.
     pub async fn claim(&mut self, campaign: &str, claim_id: &str) -> Value {
         let frame = json!({"action": "claim", "campaignId": campaign, "claimId": claim_id});
-        self.ask(frame, "claim.result", |frame| frame["type"] == "claim.result" && frame["claimId"] == claim_id).await
+        self.ask(frame, "claim.result", |frame| {
+            frame["type"] == "claim.result" && frame["claimId"] == claim_id
+        })
+        .await
     }
 
     /// Asks for the answer again: `claim.result` or `claim.undecided`.
     pub async fn result(&mut self, campaign: &str) -> Value {
         let frame = json!({"action": "result", "campaignId": campaign});
-        self.ask(frame, "result", |frame| frame["type"] == "claim.result" || frame["type"] == "claim.undecided").await
+        self.ask(frame, "result", |frame| {
+            frame["type"] == "claim.result" || frame["type"] == "claim.undecided"
+        })
+        .await
     }
 
     /// Subscribes and waits until that is confirmed.
     pub async fn subscribe(&mut self, campaign: &str) {
         let frame = json!({"action": "subscribe", "campaignId": campaign});
-        self.ask(frame, "subscribed", |frame| frame["type"] == "subscribed" && frame["campaignId"] == campaign).await;
+        self.ask(frame, "subscribed", |frame| {
+            frame["type"] == "subscribed" && frame["campaignId"] == campaign
+        })
+        .await;
     }
 
     /// Whether the socket still answers.
     pub async fn ping(&mut self) {
-        self.ask(json!({"action": "ping"}), "pong", |frame| frame["type"] == "pong").await;
+        self.ask(json!({"action": "ping"}), "pong", |frame| {
+            frame["type"] == "pong"
+        })
+        .await;
     }
 
     /// Cuts the connection without a close frame.
@@ -136,9 +166,14 @@ impl Socket {
             let message = timeout_at(deadline, self.stream.next()).await.ok()?;
             match message {
                 Some(Ok(Message::Text(text))) => {
-                    return Some(serde_json::from_str(&text).unwrap_or_else(|_| json!({"raw": text.as_str()})));
+                    return Some(
+                        serde_json::from_str(&text)
+                            .unwrap_or_else(|_| json!({"raw": text.as_str()})),
+                    );
                 }
-                Some(Ok(Message::Close(_)) | Err(_)) | None => panic!("the gateway has closed the socket"),
+                Some(Ok(Message::Close(_)) | Err(_)) | None => {
+                    panic!("the gateway has closed the socket")
+                }
                 Some(Ok(_)) => {}
             }
         }

@@ -26,8 +26,14 @@ impl Stack {
             Ok(operator) => operator,
             Err(error) => panic!("the end-to-end tests need a deployed stack: {error}"),
         };
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).no_proxy().build();
-        Self { operator, http: http.expect("an HTTP client can be set up") }
+        let http = reqwest::Client::builder()
+            .timeout(Duration::from_secs(30))
+            .no_proxy()
+            .build();
+        Self {
+            operator,
+            http: http.expect("an HTTP client can be set up"),
+        }
     }
 
     /// The operator's view of it.
@@ -45,7 +51,10 @@ impl Stack {
     /// # Panics
     /// If it cannot be stored.
     pub async fn partner_with(&self, scopes: &[Scope], expires_at: Option<Timestamp>) -> Partner {
-        let created = self.operator.create_partner("end-to-end test", scopes, expires_at).await;
+        let created = self
+            .operator
+            .create_partner("end-to-end test", scopes, expires_at)
+            .await;
         let created = created.unwrap_or_else(|error| panic!("no partner: {error}"));
         Partner::new(self.clone(), created.partner_id, Some(created.api_key))
     }
@@ -73,7 +82,11 @@ impl Stack {
         let found = self.operator.stock(&campaign_id(campaign)).await;
         let shards = found.unwrap_or_else(|error| panic!("no stock: {error}"));
         let sum = |part: fn(&StoredStock) -> u64| shards.iter().map(part).sum();
-        (sum(|shard| shard.remaining), sum(|shard| shard.issued), sum(|shard| shard.quota))
+        (
+            sum(|shard| shard.remaining),
+            sum(|shard| shard.issued),
+            sum(|shard| shard.quota),
+        )
     }
 
     /// The partner's sockets in the table.
@@ -81,7 +94,10 @@ impl Stack {
     /// # Panics
     /// If they cannot be read.
     pub async fn sockets_of(&self, partner: &Partner) -> Vec<ConnectionId> {
-        let found = self.operator.members(&Topic::Partner(partner.id().clone())).await;
+        let found = self
+            .operator
+            .members(&Topic::Partner(partner.id().clone()))
+            .await;
         found.unwrap_or_else(|error| panic!("no memberships: {error}"))
     }
 
@@ -94,22 +110,34 @@ impl Stack {
 ///
 /// # Panics
 /// If it is still `None` after `limit`.
-pub async fn eventually<T>(what: &str, limit: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn eventually<T>(
+    what: &str,
+    limit: Duration,
+    mut ask: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(Instant::now() < deadline, "{what}: not within {} s", limit.as_secs());
+        assert!(
+            Instant::now() < deadline,
+            "{what}: not within {} s",
+            limit.as_secs()
+        );
         sleep(Duration::from_millis(300)).await;
     }
 }
 
 /// The time in so many seconds, as the interface writes it.
 pub fn in_seconds(seconds: i64) -> String {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let millis = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
-    Timestamp::from_millis(millis).plus_seconds(seconds).to_string()
+    Timestamp::from_millis(millis)
+        .plus_seconds(seconds)
+        .to_string()
 }
 
 fn campaign_id(text: &str) -> CampaignId {

@@ -21,7 +21,11 @@ pub(crate) enum ApiError {
     #[error("the API at {url} does not answer ({cause}): run `make up`")]
     Unreachable { url: String, cause: String },
     #[error("the API answered {status} to {call}: {problem}")]
-    Refused { call: String, status: u16, problem: String },
+    Refused {
+        call: String,
+        status: u16,
+        problem: String,
+    },
     #[error("the API's answer to {call} is not what the interface says: {cause}")]
     Unreadable { call: String, cause: String },
     #[error("failed to set up the HTTP client: {0}")]
@@ -84,8 +88,16 @@ pub(crate) struct PartnerApi {
 impl PartnerApi {
     pub(crate) fn new(base: &str, key: &str) -> Result<Self, ApiError> {
         // No proxy: the SDK and the sockets use none either.
-        let http = reqwest::Client::builder().timeout(CALL_TIMEOUT).no_proxy().build().map_err(ApiError::Client)?;
-        Ok(Self { http, base: base.to_owned(), key: key.to_owned() })
+        let http = reqwest::Client::builder()
+            .timeout(CALL_TIMEOUT)
+            .no_proxy()
+            .build()
+            .map_err(ApiError::Client)?;
+        Ok(Self {
+            http,
+            base: base.to_owned(),
+            key: key.to_owned(),
+        })
     }
 
     pub(crate) async fn create_campaign(
@@ -99,58 +111,99 @@ impl PartnerApi {
     }
 
     pub(crate) async fn campaign(&self, campaign: &str) -> Result<CampaignState, ApiError> {
-        self.call(Method::GET, &format!("/v1/campaigns/{campaign}"), None).await
+        self.call(Method::GET, &format!("/v1/campaigns/{campaign}"), None)
+            .await
     }
 
     pub(crate) async fn ticket(&self, user: &str) -> Result<Ticket, ApiError> {
-        self.call(Method::POST, "/v1/tickets", Some(json!({"userId": user, "ttlSeconds": 120}))).await
+        self.call(
+            Method::POST,
+            "/v1/tickets",
+            Some(json!({"userId": user, "ttlSeconds": 120})),
+        )
+        .await
     }
 
-    pub(crate) async fn claim_state(&self, campaign: &str, user: &str) -> Result<ClaimState, ApiError> {
-        self.call(Method::GET, &format!("/v1/campaigns/{campaign}/claims/{user}"), None).await
+    pub(crate) async fn claim_state(
+        &self,
+        campaign: &str,
+        user: &str,
+    ) -> Result<ClaimState, ApiError> {
+        self.call(
+            Method::GET,
+            &format!("/v1/campaigns/{campaign}/claims/{user}"),
+            None,
+        )
+        .await
     }
 
     /// To everybody of the campaign, or of the partner if none is named. Returns the broadcast's id.
-    pub(crate) async fn broadcast(&self, campaign: Option<&str>, message: &str) -> Result<String, ApiError> {
+    pub(crate) async fn broadcast(
+        &self,
+        campaign: Option<&str>,
+        message: &str,
+    ) -> Result<String, ApiError> {
         let path = match campaign {
             Some(campaign) => format!("/v1/campaigns/{campaign}/broadcasts"),
             None => "/v1/broadcasts".to_owned(),
         };
-        let receipt: BroadcastReceipt = self.call(Method::POST, &path, Some(json!({"message": message}))).await?;
+        let receipt: BroadcastReceipt = self
+            .call(Method::POST, &path, Some(json!({"message": message})))
+            .await?;
         Ok(receipt.broadcast_id)
     }
 
     pub(crate) async fn report(&self, broadcast: &str) -> Result<BroadcastReport, ApiError> {
-        self.call(Method::GET, &format!("/v1/broadcasts/{broadcast}"), None).await
+        self.call(Method::GET, &format!("/v1/broadcasts/{broadcast}"), None)
+            .await
     }
 
     /// One call, tried again while that makes sense. Every POST carries one Idempotency-Key for all its attempts; calls
     /// that know none ignore it.
-    async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Value>) -> Result<T, ApiError> {
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<T, ApiError> {
         let name = format!("{method} {path}");
         let idempotency_key = format!("{:032x}", fastrand::u128(..));
         let mut attempt = 0;
         loop {
-            let mut request = self.http.request(method.clone(), format!("{}{path}", self.base));
+            let mut request = self
+                .http
+                .request(method.clone(), format!("{}{path}", self.base));
             request = request.header("X-API-Key", &self.key);
             if let Some(body) = &body {
-                request = request.header("Idempotency-Key", &idempotency_key).json(body);
+                request = request
+                    .header("Idempotency-Key", &idempotency_key)
+                    .json(body);
             }
             let failure = match request.send().await {
                 Ok(response) if response.status().is_success() => {
-                    let unreadable = |cause: reqwest::Error| ApiError::Unreadable { call: name, cause: cause.to_string() };
+                    let unreadable = |cause: reqwest::Error| ApiError::Unreadable {
+                        call: name,
+                        cause: cause.to_string(),
+                    };
                     return response.json().await.map_err(unreadable);
                 }
                 Ok(response) => {
                     let status = response.status();
                     let problem = problem_text(&response.text().await.unwrap_or_default());
-                    let refused = ApiError::Refused { call: name.clone(), status: status.as_u16(), problem };
+                    let refused = ApiError::Refused {
+                        call: name.clone(),
+                        status: status.as_u16(),
+                        problem,
+                    };
                     if status != StatusCode::TOO_MANY_REQUESTS && !status.is_server_error() {
                         return Err(refused);
                     }
                     refused
                 }
-                Err(error) => ApiError::Unreachable { url: self.base.clone(), cause: innermost(&error) },
+                Err(error) => ApiError::Unreachable {
+                    url: self.base.clone(),
+                    cause: innermost(&error),
+                },
             };
             attempt += 1;
             if attempt == ATTEMPTS {
@@ -166,7 +219,11 @@ fn problem_text(body: &str) -> String {
     let document: Value = serde_json::from_str(body).unwrap_or_default();
     let words = ["code", "title", "detail"].map(|name| document.get(name).and_then(Value::as_str));
     let text = words.into_iter().flatten().collect::<Vec<_>>().join(", ");
-    if text.is_empty() { body.chars().take(120).collect() } else { text }
+    if text.is_empty() {
+        body.chars().take(120).collect()
+    } else {
+        text
+    }
 }
 
 fn innermost(error: &dyn std::error::Error) -> String {
@@ -184,7 +241,10 @@ mod tests {
     #[test]
     fn a_problem_is_told_in_its_own_words() {
         let body = r#"{"type":"about:blank","code":"invalid_field","title":"Bad Request","detail":"total must be 1 to 10000000"}"#;
-        assert_eq!(problem_text(body), "invalid_field, Bad Request, total must be 1 to 10000000");
+        assert_eq!(
+            problem_text(body),
+            "invalid_field, Bad Request, total must be 1 to 10000000"
+        );
         assert_eq!(problem_text("<html>"), "<html>");
     }
 }

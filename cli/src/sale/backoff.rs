@@ -10,7 +10,9 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// How long to wait before try `attempt` (from 0) is repeated: anywhere between the shortest wait and a bound that
 /// doubles with every attempt. `chance` is in 0..1; jitter keeps a refused crowd from coming back as one.
 pub(crate) fn wait(attempt: u32, chance: f64) -> Duration {
-    let bound = SHORTEST.saturating_mul(2_u32.saturating_pow(attempt.saturating_add(1))).min(LONGEST);
+    let bound = SHORTEST
+        .saturating_mul(2_u32.saturating_pow(attempt.saturating_add(1)))
+        .min(LONGEST);
     SHORTEST + (bound - SHORTEST).mul_f64(chance.clamp(0.0, 1.0))
 }
 
@@ -33,7 +35,9 @@ mod tests {
 
     #[test]
     fn the_wait_may_double_with_every_attempt() {
-        let longest: Vec<u128> = (0..6).map(|attempt| wait(attempt, 1.0).as_millis()).collect();
+        let longest: Vec<u128> = (0..6)
+            .map(|attempt| wait(attempt, 1.0).as_millis())
+            .collect();
         assert_eq!(longest, [400, 800, 1600, 3200, 5000, 5000]);
     }
 

@@ -35,12 +35,21 @@ pub(crate) struct Socket {
 impl Socket {
     pub(crate) async fn open(url: &str, ticket: &str) -> Result<Self, ConnectError> {
         // Small buffers: the default of 128 KB is a lot for 2,000 sockets that carry short texts.
-        let config = WebSocketConfig::default().read_buffer_size(4 * 1024).write_buffer_size(0);
+        let config = WebSocketConfig::default()
+            .read_buffer_size(4 * 1024)
+            .write_buffer_size(0);
         let separator = if url.contains('?') { '&' } else { '?' };
         let address = format!("{url}{separator}ticket={ticket}");
-        match timeout(HANDSHAKE_TIMEOUT, connect_async_with_config(address, Some(config), true)).await {
+        match timeout(
+            HANDSHAKE_TIMEOUT,
+            connect_async_with_config(address, Some(config), true),
+        )
+        .await
+        {
             Ok(Ok((stream, _))) => Ok(Self { stream }),
-            Ok(Err(Error::Http(response))) => Err(ConnectError::Refused(response.status().as_u16())),
+            Ok(Err(Error::Http(response))) => {
+                Err(ConnectError::Refused(response.status().as_u16()))
+            }
             Ok(Err(error)) => Err(ConnectError::Failed(error.to_string())),
             Err(_) => Err(ConnectError::TimedOut),
         }
@@ -56,7 +65,9 @@ impl Socket {
         loop {
             match self.stream.next().await? {
                 Ok(Message::Text(text)) => return Some(Frame::parse(&text)),
-                Ok(Message::Binary(bytes)) => return Some(Frame::parse(&String::from_utf8_lossy(&bytes))),
+                Ok(Message::Binary(bytes)) => {
+                    return Some(Frame::parse(&String::from_utf8_lossy(&bytes)));
+                }
                 Ok(Message::Close(_)) | Err(_) => return None,
                 Ok(_) => {}
             }

@@ -52,7 +52,9 @@ impl Tally {
     fn take(&mut self, number: usize, user: &str, event: Event) {
         match event {
             Event::Present => drop(self.present.insert(number)),
-            Event::HandshakeRepeated(reason) => *self.handshakes_repeated.entry(reason).or_default() += 1,
+            Event::HandshakeRepeated(reason) => {
+                *self.handshakes_repeated.entry(reason).or_default() += 1
+            }
             Event::StayedAway(reason) => {
                 self.stayed_away.push(reason);
                 self.gone.insert(number);
@@ -63,9 +65,18 @@ impl Tally {
             }
             Event::Heard(message) => drop(self.heard.entry(message).or_default().insert(number)),
             Event::HeardAgain => self.heard_again += 1,
-            Event::Answered { claim_id, answer, took } => {
+            Event::Answered {
+                claim_id,
+                answer,
+                took,
+            } => {
                 self.last_answer = Some(Instant::now());
-                self.answers.push(AnsweredClaim { user: user.to_owned(), claim_id, answer, took });
+                self.answers.push(AnsweredClaim {
+                    user: user.to_owned(),
+                    claim_id,
+                    answer,
+                    took,
+                });
             }
             Event::Contradicted(what) => self.contradictions.push(what),
             Event::Refused(text) => *self.refused.entry(text).or_default() += 1,
@@ -104,7 +115,11 @@ impl Crowd {
             tokio::spawn(customer.live());
             (user, director)
         });
-        Self { customers: customers.collect(), events, tally: Tally::default() }
+        Self {
+            customers: customers.collect(),
+            events,
+            tally: Tally::default(),
+        }
     }
 
     pub(crate) fn users(&self) -> impl Iterator<Item = &str> {
@@ -113,7 +128,10 @@ impl Crowd {
 
     /// Tells these customers something; those who have gone do not hear it.
     pub(crate) fn tell(&self, numbers: impl IntoIterator<Item = usize>, command: Command) {
-        for (_, director) in numbers.into_iter().filter_map(|number| self.customers.get(number)) {
+        for (_, director) in numbers
+            .into_iter()
+            .filter_map(|number| self.customers.get(number))
+        {
             // A customer who never got in has no ear; the tally knows.
             let _ = director.send(command);
         }
@@ -131,7 +149,11 @@ impl Crowd {
     }
 
     /// Takes news in until `done` says so or the time is over; tells which.
-    pub(crate) async fn watch(&mut self, deadline: Instant, mut done: impl FnMut(&Tally) -> bool) -> bool {
+    pub(crate) async fn watch(
+        &mut self,
+        deadline: Instant,
+        mut done: impl FnMut(&Tally) -> bool,
+    ) -> bool {
         loop {
             while let Ok((number, event)) = self.events.try_recv() {
                 self.take(number, event);
@@ -143,7 +165,9 @@ impl Crowd {
                 return false;
             }
             // Whatever comes, and be it nothing for a while, `done` looks again: it also draws the progress bar.
-            if let Ok(Some((number, event))) = timeout_at(deadline.min(Instant::now() + LOOK_UP), self.events.recv()).await {
+            if let Ok(Some((number, event))) =
+                timeout_at(deadline.min(Instant::now() + LOOK_UP), self.events.recv()).await
+            {
                 self.take(number, event);
             }
         }
@@ -157,7 +181,10 @@ impl Crowd {
             sleep(Duration::from_millis(100)).await;
         }
         let deadline = Instant::now() + Duration::from_secs(15);
-        self.watch(deadline, |tally| numbers.iter().all(|number| tally.gone.contains(number))).await;
+        self.watch(deadline, |tally| {
+            numbers.iter().all(|number| tally.gone.contains(number))
+        })
+        .await;
     }
 
     fn take(&mut self, number: usize, event: Event) {

@@ -47,7 +47,11 @@ pub(crate) enum Event {
     /// It got a frame that it had already.
     HeardAgain,
     /// A claim has its answer, this long after it was first sent.
-    Answered { claim_id: String, answer: Answer, took: Duration },
+    Answered {
+        claim_id: String,
+        answer: Answer,
+        took: Duration,
+    },
     /// An answer that cannot be true together with another.
     Contradicted(String),
     /// The gateway or the service did not take a frame; it is sent again.
@@ -71,15 +75,26 @@ impl Entrance {
     pub(crate) fn new(api: PartnerApi, campaign: String, rate: u32, at_once: usize) -> Self {
         let mut pace = interval(Duration::from_secs(1) / rate.max(1));
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { api, campaign, pace: Mutex::new(pace), handshakes: Semaphore::new(at_once) }
+        Self {
+            api,
+            campaign,
+            pace: Mutex::new(pace),
+            handshakes: Semaphore::new(at_once),
+        }
     }
 
     async fn enter(&self, user: &str) -> Result<Socket, String> {
         // The semaphore is never closed; were it, the crowd would be let in unbounded.
         let _place = self.handshakes.acquire().await;
         self.pace.lock().await.tick().await;
-        let ticket = self.api.ticket(user).await.map_err(|error| error.to_string())?;
-        Socket::open(&ticket.web_socket_url, &ticket.ticket).await.map_err(|error| error.to_string())
+        let ticket = self
+            .api
+            .ticket(user)
+            .await
+            .map_err(|error| error.to_string())?;
+        Socket::open(&ticket.web_socket_url, &ticket.ticket)
+            .await
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -103,6 +118,8 @@ pub(crate) struct State {
     refusals: u32,
     /// When to say something again, and what.
     due: Option<(Instant, Due)>,
+    /// Whether it is due because the gateway refused it, not because nothing came.
+    was_refused: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +138,9 @@ impl Customer {
     /// Lives until it is told to go or is never let in.
     pub(crate) async fn live(mut self) {
         loop {
-            let Some(socket) = self.come_in().await else { return };
+            let Some(socket) = self.come_in().await else {
+                return;
+            };
             match self.attend(socket).await {
                 End::Done => return self.tell(Event::Gone),
                 End::Lost => self.tell(Event::Lost),
@@ -180,13 +199,17 @@ impl Customer {
         self.state.claiming = true;
         self.wishes.sent(Instant::now());
         for claim_id in self.wishes.all() {
-            socket.send(frame::claim(&self.entrance.campaign, &claim_id)).await;
+            socket
+                .send(frame::claim(&self.entrance.campaign, &claim_id))
+                .await;
         }
         self.wait_for(Due::Result, PATIENCE);
     }
 
     async fn say_again(&mut self, due: Due, socket: &mut Socket) {
-        self.tell(Event::AskedAgain);
+        if !self.state.was_refused {
+            self.tell(Event::AskedAgain);
+        }
         self.say(due, socket).await;
     }
 
@@ -223,7 +246,11 @@ impl Customer {
             }
             Frame::Broadcast { id, message } => {
                 let first = self.state.heard.insert(id);
-                self.tell(if first { Event::Heard(message) } else { Event::HeardAgain });
+                self.tell(if first {
+                    Event::Heard(message)
+                } else {
+                    Event::HeardAgain
+                });
             }
             Frame::Undecided | Frame::Other => {}
         }
@@ -247,12 +274,18 @@ impl Customer {
         match self.wishes.hear(answered, now) {
             Heard::First(claims, answer) => {
                 for (claim_id, sent) in claims {
-                    self.tell(Event::Answered { claim_id, answer: answer.clone(), took: now - sent });
+                    self.tell(Event::Answered {
+                        claim_id,
+                        answer: answer.clone(),
+                        took: now - sent,
+                    });
                 }
             }
             Heard::Again => self.tell(Event::HeardAgain),
             Heard::NotYet => self.refused("not_open".to_owned()),
-            Heard::Contradiction(what) => self.tell(Event::Contradicted(format!("{}: {what}", self.user))),
+            Heard::Contradiction(what) => {
+                self.tell(Event::Contradicted(format!("{}: {what}", self.user)))
+            }
         }
         if !self.wishes.are_pending() && self.state.subscribed {
             self.state.due = None;
@@ -270,12 +303,14 @@ impl Customer {
             true => return,
         };
         self.state.due = Some((Instant::now() + wait, what));
+        self.state.was_refused = true;
     }
 
     fn wait_for(&mut self, due: Due, patience: Duration) {
         let idle = due != Due::Subscribe && !self.wishes.are_pending();
         let when = Instant::now() + backoff::around(patience, fastrand::f64());
         self.state.due = (!idle).then_some((when, due));
+        self.state.was_refused = false;
     }
 
     fn tell(&self, event: Event) {

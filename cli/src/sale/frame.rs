@@ -37,6 +37,8 @@ pub(crate) struct Answered {
 #[serde(rename_all = "camelCase")]
 struct Wire {
     r#type: Option<String>,
+    #[serde(rename = "__type")]
+    error_type: Option<String>,
     id: Option<String>,
     claim_id: Option<String>,
     outcome: Option<String>,
@@ -53,8 +55,16 @@ struct WireCoupon {
 impl Frame {
     /// Reads a frame. Anything that is not one of the service's is taken for the gateway's.
     pub(crate) fn parse(text: &str) -> Self {
-        let Ok(wire) = serde_json::from_str::<Wire>(text) else { return Self::Gateway(excerpt(text)) };
-        let Some(kind) = wire.r#type.as_deref() else { return Self::Gateway(excerpt(text)) };
+        let Ok(wire) = serde_json::from_str::<Wire>(text) else {
+            return Self::Gateway(excerpt(text));
+        };
+        let Some(kind) = wire.r#type.as_deref() else {
+            return Self::Gateway(
+                wire.error_type
+                    .or(wire.message)
+                    .unwrap_or_else(|| excerpt(text)),
+            );
+        };
         match kind {
             "claim.accepted" => Self::Accepted,
             "claim.undecided" => Self::Undecided,
@@ -64,12 +74,14 @@ impl Frame {
                 code: wire.coupon.map(|coupon| coupon.code),
             }),
             "subscribed" => Self::Subscribed,
-            "broadcast" => {
-                Self::Broadcast { id: wire.id.unwrap_or_default(), message: wire.message.unwrap_or_default() }
-            }
-            "error" => {
-                Self::Error { code: wire.code.unwrap_or_default(), message: wire.message.unwrap_or_default() }
-            }
+            "broadcast" => Self::Broadcast {
+                id: wire.id.unwrap_or_default(),
+                message: wire.message.unwrap_or_default(),
+            },
+            "error" => Self::Error {
+                code: wire.code.unwrap_or_default(),
+                message: wire.message.unwrap_or_default(),
+            },
             _ => Self::Other,
         }
     }
@@ -104,25 +116,45 @@ mod tests {
     fn an_answer_carries_its_claim_and_its_coupon() {
         let text = r#"{"id":"1","type":"claim.result","claimId":"c","campaignId":"k","outcome":"issued",
             "coupon":{"code":"X","campaignId":"k","issuedAt":"…","expiresAt":"…"},"new":1}"#;
-        let answered = Answered { claim_id: Some("c".into()), outcome: "issued".into(), code: Some("X".into()) };
+        let answered = Answered {
+            claim_id: Some("c".into()),
+            outcome: "issued".into(),
+            code: Some("X".into()),
+        };
         assert_eq!(Frame::parse(text), Frame::Result(answered));
     }
 
     #[test]
     fn a_frame_without_type_is_the_gateways() {
-        for text in [r#"{"__type":"TooManyRequestsException"}"#, r#"{"message":"Internal server error"}"#, "throttled"] {
-            assert!(matches!(Frame::parse(text), Frame::Gateway(_)), "{text}");
+        for (text, told) in [
+            (
+                r#"{"__type":"TooManyRequestsException","message":"Rate Exceeded"}"#,
+                "TooManyRequestsException",
+            ),
+            (
+                r#"{"message":"Internal server error","connectionId":"c"}"#,
+                "Internal server error",
+            ),
+            ("throttled", "throttled"),
+        ] {
+            assert_eq!(Frame::parse(text), Frame::Gateway(told.into()));
         }
     }
 
     #[test]
     fn a_kind_of_frame_from_the_future_is_passed_over() {
-        assert_eq!(Frame::parse(r#"{"id":"1","type":"campaign.confetti"}"#), Frame::Other);
+        assert_eq!(
+            Frame::parse(r#"{"id":"1","type":"campaign.confetti"}"#),
+            Frame::Other
+        );
     }
 
     #[test]
     fn requests_are_written_as_the_interface_says() {
-        assert_eq!(claim("k", "c"), r#"{"action":"claim","campaignId":"k","claimId":"c"}"#);
+        assert_eq!(
+            claim("k", "c"),
+            r#"{"action":"claim","campaignId":"k","claimId":"c"}"#
+        );
         assert_eq!(subscribe("k"), r#"{"action":"subscribe","campaignId":"k"}"#);
     }
 }

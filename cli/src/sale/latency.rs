@@ -15,7 +15,10 @@ impl Latencies {
     /// The smallest duration that at least `percent` of them do not exceed (nearest rank); zero if there are none.
     pub(crate) fn percentile(&self, percent: u32) -> Duration {
         let rank = (self.0.len() * percent as usize).div_ceil(100);
-        self.0.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+        self.0
+            .get(rank.saturating_sub(1))
+            .copied()
+            .unwrap_or_default()
     }
 
     pub(crate) fn max(&self) -> Duration {
@@ -32,7 +35,10 @@ mod tests {
         let latencies = Latencies::new((1..=100).rev().map(Duration::from_millis).collect());
         let shown = [50, 95, 99, 100].map(|percent| latencies.percentile(percent).as_millis());
         assert_eq!(shown, [50, 95, 99, 100]);
-        assert_eq!(Latencies::new(vec![Duration::from_secs(7)]).percentile(50), Duration::from_secs(7));
+        assert_eq!(
+            Latencies::new(vec![Duration::from_secs(7)]).percentile(50),
+            Duration::from_secs(7)
+        );
     }
 
     #[test]

@@ -37,13 +37,27 @@ impl Report {
     fn claims_per_second(&self) -> f64 {
         let answered: u64 = self.outcomes.values().sum();
         let seconds = self.selling.as_secs_f64();
-        if seconds > 0.0 { answered as f64 / seconds } else { 0.0 }
+        if seconds > 0.0 {
+            answered as f64 / seconds
+        } else {
+            0.0
+        }
     }
 
     /// For people.
     pub(crate) fn text(&self) -> String {
-        let parts = [self.outcome_table(), self.speed(), self.broadcast_table(), self.trouble(), self.check_list()];
-        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
+        let parts = [
+            self.outcome_table(),
+            self.speed(),
+            self.broadcast_table(),
+            self.trouble(),
+            self.check_list(),
+        ];
+        parts
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     /// For programs.
@@ -57,7 +71,9 @@ impl Report {
                 "failed": report.failed, "finished": report.finished_at.is_some(),
             })
         });
-        let checks = self.checks.iter().map(|check| json!({"promise": check.promise, "kept": check.kept, "found": check.found}));
+        let checks = self.checks.iter().map(
+            |check| json!({"promise": check.promise, "kept": check.kept, "found": check.found}),
+        );
         json!({
             "held": self.held(),
             "campaignId": self.campaign,
@@ -86,13 +102,18 @@ impl Report {
     fn outcome_table(&self) -> String {
         let mut text = String::from("\n  Answers\n");
         for (outcome, count) in &self.outcomes {
-            text += &format!("    {outcome:<16} {:>7}   {}\n", grouped(*count), meaning(outcome));
+            text += &format!(
+                "    {outcome:<16} {:>7}   {}\n",
+                grouped(*count),
+                meaning(outcome)
+            );
         }
         text
     }
 
     fn speed(&self) -> String {
-        let [p50, p95, p99] = [50, 95, 99].map(|percent| seconds(self.latencies.percentile(percent)));
+        let [p50, p95, p99] =
+            [50, 95, 99].map(|percent| seconds(self.latencies.percentile(percent)));
         let max = seconds(self.latencies.max());
         let answered: u64 = self.outcomes.values().sum();
         let rate = self.claims_per_second();
@@ -104,11 +125,21 @@ impl Report {
     }
 
     fn broadcast_table(&self) -> String {
-        let mut text = String::from("  Broadcasts           heard by       sent    gone  failed     time\n");
-        for Broadcast { name, audience, heard, seconds, report } in &self.broadcasts {
+        let mut text =
+            String::from("  Broadcasts           heard by       sent    gone  failed     time\n");
+        for Broadcast {
+            name,
+            audience,
+            heard,
+            seconds,
+            report,
+        } in &self.broadcasts
+        {
             let heard = format!("{}/{}", grouped(*heard as u64), grouped(*audience as u64));
             let [sent, gone, failed] = [report.sent, report.gone, report.failed].map(grouped);
-            text += &format!("    {name:<15} {heard:>11} {sent:>10} {gone:>7} {failed:>7} {seconds:>6.1} s\n");
+            text += &format!(
+                "    {name:<15} {heard:>11} {sent:>10} {gone:>7} {failed:>7} {seconds:>6.1} s\n"
+            );
         }
         text
     }
@@ -116,24 +147,43 @@ impl Report {
     /// What went wrong on the way and was made good; nothing if nothing did.
     fn trouble(&self) -> String {
         let mut lines = Vec::new();
-        for (what, counts) in [("frame refused, sent again", &self.refused), ("handshake repeated", &self.handshakes_repeated)] {
-            lines.extend(counts.iter().map(|(reason, count)| format!("    {:>7} × {what}: {reason}\n", grouped(*count))));
+        for (what, counts) in [
+            ("frame refused, sent again", &self.refused),
+            ("handshake repeated", &self.handshakes_repeated),
+        ] {
+            lines.extend(
+                counts.iter().map(|(reason, count)| {
+                    format!("    {:>7} × {what}: {reason}\n", grouped(*count))
+                }),
+            );
         }
         for (what, count) in [
             ("no answer for 10 s, asked again", self.asked_again),
-            ("frame received twice, told apart by its id", self.heard_again),
+            (
+                "frame received twice, told apart by its id",
+                self.heard_again,
+            ),
             ("socket lost, opened again with a new ticket", self.lost),
         ] {
             if count > 0 {
                 lines.push(format!("    {:>7} × {what}\n", grouped(count)));
             }
         }
-        if lines.is_empty() { String::new() } else { format!("  Made good on the way\n{}", lines.concat()) }
+        if lines.is_empty() {
+            String::new()
+        } else {
+            format!("  Made good on the way\n{}", lines.concat())
+        }
     }
 
     fn check_list(&self) -> String {
         let mut text = String::from("  Promises, checked in the tables and through the API\n");
-        for Check { promise, kept, found } in &self.checks {
+        for Check {
+            promise,
+            kept,
+            found,
+        } in &self.checks
+        {
             let mark = if *kept { "ok" } else { "FAILED" };
             text += &format!("    {mark:<6}  {promise:<42} {found}\n");
         }
@@ -174,7 +224,11 @@ mod tests {
             heard_again: 0,
             lost: 0,
             broadcasts: vec![],
-            checks: vec![Check { promise: "every claim was answered", kept, found: "2 of 2 claims".into() }],
+            checks: vec![Check {
+                promise: "every claim was answered",
+                kept,
+                found: "2 of 2 claims".into(),
+            }],
         }
     }
 
@@ -182,7 +236,11 @@ mod tests {
     fn one_broken_promise_breaks_the_sale() {
         assert!(report(true).held());
         assert!(!report(false).held());
-        assert!(report(false).text().contains("FAILED  every claim was answered"));
+        assert!(
+            report(false)
+                .text()
+                .contains("FAILED  every claim was answered")
+        );
     }
 
     #[test]
@@ -197,6 +255,13 @@ mod tests {
     fn trouble_is_told_only_if_there_was_any() {
         assert!(!report(true).text().contains("Made good"));
         let refused = BTreeMap::from([("TooManyRequestsException".to_owned(), 7)]);
-        assert!(Report { refused, ..report(true) }.text().contains("7 × frame refused"));
+        assert!(
+            Report {
+                refused,
+                ..report(true)
+            }
+            .text()
+            .contains("7 × frame refused")
+        );
     }
 }

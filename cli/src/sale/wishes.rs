@@ -40,7 +40,12 @@ pub(crate) struct Wishes(Vec<Wish>);
 
 impl Wish {
     pub(crate) fn new(claim_id: String, times: u32) -> Self {
-        Self { claim_id, times, first_sent: None, answer: None }
+        Self {
+            claim_id,
+            times,
+            first_sent: None,
+            answer: None,
+        }
     }
 }
 
@@ -51,12 +56,19 @@ impl Wishes {
 
     /// The claims to send at the start, some of them twice.
     pub(crate) fn all(&self) -> Vec<String> {
-        self.0.iter().flat_map(|wish| std::iter::repeat_n(wish.claim_id.clone(), wish.times as usize)).collect()
+        self.0
+            .iter()
+            .flat_map(|wish| std::iter::repeat_n(wish.claim_id.clone(), wish.times as usize))
+            .collect()
     }
 
     /// The claims without an answer, each once.
     pub(crate) fn pending(&self) -> Vec<String> {
-        self.0.iter().filter(|wish| wish.answer.is_none()).map(|wish| wish.claim_id.clone()).collect()
+        self.0
+            .iter()
+            .filter(|wish| wish.answer.is_none())
+            .map(|wish| wish.claim_id.clone())
+            .collect()
     }
 
     pub(crate) fn are_pending(&self) -> bool {
@@ -72,7 +84,11 @@ impl Wishes {
 
     /// Takes an answer in.
     pub(crate) fn hear(&mut self, answered: Answered, now: Instant) -> Heard {
-        let Answered { claim_id, outcome, code } = answered;
+        let Answered {
+            claim_id,
+            outcome,
+            code,
+        } = answered;
         if outcome == "not_open" {
             return Heard::NotYet;
         }
@@ -91,12 +107,16 @@ impl Wishes {
         };
         match &wish.answer {
             Some(known) if *known == answer => Heard::Again,
-            Some(known) => {
-                Heard::Contradiction(format!("{claim_id} was answered {} and then {}", known.outcome, answer.outcome))
-            }
+            Some(known) => Heard::Contradiction(format!(
+                "{claim_id} was answered {} and then {}",
+                known.outcome, answer.outcome
+            )),
             None => {
                 wish.answer = Some(answer.clone());
-                Heard::First(vec![(wish.claim_id.clone(), wish.first_sent.unwrap_or(now))], answer)
+                Heard::First(
+                    vec![(wish.claim_id.clone(), wish.first_sent.unwrap_or(now))],
+                    answer,
+                )
             }
         }
     }
@@ -107,7 +127,11 @@ impl Wishes {
             wish.answer = Some(answer.clone());
             first.push((wish.claim_id.clone(), wish.first_sent.unwrap_or(now)));
         }
-        if first.is_empty() { Heard::Again } else { Heard::First(first, answer) }
+        if first.is_empty() {
+            Heard::Again
+        } else {
+            Heard::First(first, answer)
+        }
     }
 }
 
@@ -141,7 +165,11 @@ mod tests {
     use super::*;
 
     fn answered(claim_id: Option<&str>, outcome: &str, code: Option<&str>) -> Answered {
-        Answered { claim_id: claim_id.map(Into::into), outcome: outcome.into(), code: code.map(Into::into) }
+        Answered {
+            claim_id: claim_id.map(Into::into),
+            outcome: outcome.into(),
+            code: code.map(Into::into),
+        }
     }
 
     fn one_wish() -> Wishes {
@@ -155,7 +183,11 @@ mod tests {
         let two_claims = plans.iter().filter(|wishes| wishes.0.len() == 2).count();
         assert_eq!((twice_the_same, two_claims), (100, 100));
         assert!(wishes_of(7, 0).iter().all(|wishes| wishes.all().len() == 1));
-        assert!(wishes_of(7, 100).iter().all(|wishes| wishes.all().len() == 2));
+        assert!(
+            wishes_of(7, 100)
+                .iter()
+                .all(|wishes| wishes.all().len() == 2)
+        );
     }
 
     #[test]
@@ -165,7 +197,10 @@ mod tests {
         wishes.sent(now);
         assert_eq!(wishes.pending(), ["c"]);
         let heard = wishes.hear(answered(Some("c"), "issued", Some("X")), now);
-        let answer = Answer { outcome: "issued".into(), code: Some("X".into()) };
+        let answer = Answer {
+            outcome: "issued".into(),
+            code: Some("X".into()),
+        };
         assert_eq!(heard, Heard::First(vec![("c".into(), now)], answer));
         assert!(!wishes.are_pending());
     }
@@ -175,16 +210,31 @@ mod tests {
         let now = Instant::now();
         let mut wishes = one_wish();
         wishes.hear(answered(Some("c"), "issued", Some("X")), now);
-        assert_eq!(wishes.hear(answered(Some("c"), "issued", Some("X")), now), Heard::Again);
-        assert!(matches!(wishes.hear(answered(Some("c"), "issued", Some("Y")), now), Heard::Contradiction(_)));
-        assert!(matches!(wishes.hear(answered(Some("c"), "sold_out", None), now), Heard::Contradiction(_)));
-        assert!(matches!(wishes.hear(answered(Some("d"), "sold_out", None), now), Heard::Contradiction(_)));
+        assert_eq!(
+            wishes.hear(answered(Some("c"), "issued", Some("X")), now),
+            Heard::Again
+        );
+        assert!(matches!(
+            wishes.hear(answered(Some("c"), "issued", Some("Y")), now),
+            Heard::Contradiction(_)
+        ));
+        assert!(matches!(
+            wishes.hear(answered(Some("c"), "sold_out", None), now),
+            Heard::Contradiction(_)
+        ));
+        assert!(matches!(
+            wishes.hear(answered(Some("d"), "sold_out", None), now),
+            Heard::Contradiction(_)
+        ));
     }
 
     #[test]
     fn not_open_refuses_the_frame_and_not_the_claim() {
         let mut wishes = one_wish();
-        assert_eq!(wishes.hear(answered(Some("c"), "not_open", None), Instant::now()), Heard::NotYet);
+        assert_eq!(
+            wishes.hear(answered(Some("c"), "not_open", None), Instant::now()),
+            Heard::NotYet
+        );
         assert!(wishes.are_pending());
     }
 
@@ -194,6 +244,8 @@ mod tests {
         let mut wishes = Wishes::new(vec![Wish::new("c".into(), 1), Wish::new("d".into(), 1)]);
         wishes.hear(answered(Some("c"), "sold_out", None), now);
         let heard = wishes.hear(answered(None, "sold_out", None), now);
-        assert!(matches!(heard, Heard::First(claims, _) if claims.len() == 1 && claims[0].0 == "d"));
+        assert!(
+            matches!(heard, Heard::First(claims, _) if claims.len() == 1 && claims[0].0 == "d")
+        );
     }
 }

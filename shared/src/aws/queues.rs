@@ -1,23 +1,18 @@
 //! The queues: claims in, answers and broadcast jobs out, and claims put back for later.
 
-use std::time::Duration;
-
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::types::{ChangeMessageVisibilityBatchRequestEntry, SendMessageBatchRequestEntry};
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use serde::Serialize;
 
 use super::Aws;
 use super::error::port_error;
 use crate::{
-    BroadcastJob, BroadcastOutbox, Claim, ClaimMessage, ClaimOutbox, DeliveryJob, DeliveryOutbox,
-    MAX_JOB_BYTES, PortError,
+    BroadcastJob, BroadcastOutbox, Claim, ClaimMessage, ClaimOutbox, ClaimReturns, DeliveryJob,
+    DeliveryOutbox, MAX_JOB_BYTES, PortError,
 };
 
-/// Messages in one batch call (SQS).
-const BATCH: usize = 10;
-/// How often the failed entries of a batch are sent again.
-const TRIES: u32 = 4;
+/// Calls in flight at once where there are many.
+const CALLS_AT_ONCE: usize = 10;
 
 #[derive(Clone, Debug)]
 struct Queue {
@@ -115,47 +110,25 @@ impl SqsBroadcasts {
     pub fn new(aws: &Aws, url: String) -> Self {
         Self(Queue::new(aws, url))
     }
-
-    async fn send_batch(&self, jobs: &[(BroadcastJob, u16)]) -> Result<(), PortError> {
-        const OPERATION: &str = "send the broadcast jobs";
-        let mut entries = Vec::with_capacity(jobs.len());
-        for (index, (job, delay)) in jobs.iter().enumerate() {
-            let entry = SendMessageBatchRequestEntry::builder()
-                .id(index.to_string())
-                .message_body(encode(OPERATION, job)?)
-                .delay_seconds(i32::from(*delay))
-                .build()
-                .map_err(|error| PortError::reject(OPERATION, error))?;
-            entries.push(entry);
-        }
-        for tries in 0..TRIES {
-            let request = self.0.client.send_message_batch().queue_url(&self.0.url);
-            let output = request
-                .set_entries(Some(entries.clone()))
-                .send()
-                .await
-                .map_err(|error| port_error(OPERATION, error))?;
-            entries.retain(|entry| {
-                output
-                    .failed()
-                    .iter()
-                    .any(|failed| failed.id() == entry.id())
-            });
-            if entries.is_empty() {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(1..=50 << tries))).await;
-        }
-        Err(PortError::retry(OPERATION, "entries of the batch failed"))
-    }
 }
 
 impl BroadcastOutbox for SqsBroadcasts {
     async fn send(&self, jobs: &[(BroadcastJob, u16)]) -> Result<(), PortError> {
-        for batch in jobs.chunks(BATCH) {
-            self.send_batch(batch).await?;
-        }
-        Ok(())
+        const OPERATION: &str = "send the broadcast jobs";
+        let calls: Vec<_> = jobs
+            .iter()
+            .map(|(job, delay)| async move {
+                let body = encode(OPERATION, job)?;
+                let request = self.0.client.send_message().queue_url(&self.0.url);
+                let request = request.message_body(body).delay_seconds(i32::from(*delay));
+                request
+                    .send()
+                    .await
+                    .map(drop)
+                    .map_err(|error| port_error(OPERATION, error))
+            })
+            .collect();
+        at_once(calls).await
     }
 }
 
@@ -170,30 +143,37 @@ impl SqsReturns {
     }
 }
 
-impl crate::ClaimReturns for SqsReturns {
+impl ClaimReturns for SqsReturns {
     async fn come_back(&self, returns: &[(String, u16)]) -> Result<(), PortError> {
         const OPERATION: &str = "set when claims come back";
-        let calls = returns.chunks(BATCH).map(|batch| async move {
-            let mut request = self
-                .0
-                .client
-                .change_message_visibility_batch()
-                .queue_url(&self.0.url);
-            for (index, (receipt, seconds)) in batch.iter().enumerate() {
-                let entry = ChangeMessageVisibilityBatchRequestEntry::builder()
-                    .id(index.to_string())
+        let calls: Vec<_> = returns
+            .iter()
+            .map(|(receipt, seconds)| async move {
+                let request = self
+                    .0
+                    .client
+                    .change_message_visibility()
+                    .queue_url(&self.0.url);
+                let request = request
                     .receipt_handle(receipt)
-                    .visibility_timeout(i32::from(*seconds))
-                    .build()
-                    .map_err(|error| PortError::reject(OPERATION, error))?;
-                request = request.entries(entry);
-            }
-            request
-                .send()
-                .await
-                .map(drop)
-                .map_err(|error| port_error(OPERATION, error))
-        });
-        join_all(calls).await.into_iter().collect()
+                    .visibility_timeout(i32::from(*seconds));
+                request
+                    .send()
+                    .await
+                    .map(drop)
+                    .map_err(|error| port_error(OPERATION, error))
+            })
+            .collect();
+        at_once(calls).await
     }
+}
+
+/// Carries out all of these calls, [`CALLS_AT_ONCE`] at a time, and tells the first failure once all have ended. Single
+/// calls, not batches: on AWS both need the same right, but the local AWS wants one that AWS does not know.
+async fn at_once(calls: Vec<impl Future<Output = Result<(), PortError>>>) -> Result<(), PortError> {
+    let ended: Vec<_> = stream::iter(calls)
+        .buffer_unordered(CALLS_AT_ONCE)
+        .collect()
+        .await;
+    ended.into_iter().collect()
 }

@@ -31,29 +31,43 @@ async fn a_hundred_users_who_claim_at_once_get_exactly_thirty_coupons() {
     let crowd = sockets(&partner, (0..USERS).map(|number| format!("user-{number}"))).await;
 
     let start = Arc::new(Barrier::new(USERS));
-    let claims = crowd.into_iter().enumerate().map(|(number, (user, mut socket))| {
-        let (start, campaign) = (Arc::clone(&start), campaign.clone());
-        tokio::spawn(async move {
-            start.wait().await;
-            let first = socket.claim(&campaign, "first").await;
-            // Every fifth insists, half of those with another claim.
-            let second = match number % 10 {
-                0 => Some(socket.claim(&campaign, "first").await),
-                5 => Some(socket.claim(&campaign, "second").await),
-                _ => None,
-            };
-            socket.close().await;
-            (user, first, second)
-        })
-    });
-    let answers: Vec<_> = join_all(claims).await.into_iter().map(Result::unwrap).collect();
+    let claims = crowd
+        .into_iter()
+        .enumerate()
+        .map(|(number, (user, mut socket))| {
+            let (start, campaign) = (Arc::clone(&start), campaign.clone());
+            tokio::spawn(async move {
+                start.wait().await;
+                let first = socket.claim(&campaign, "first").await;
+                // Every fifth insists, half of those with another claim.
+                let second = match number % 10 {
+                    0 => Some(socket.claim(&campaign, "first").await),
+                    5 => Some(socket.claim(&campaign, "second").await),
+                    _ => None,
+                };
+                socket.close().await;
+                (user, first, second)
+            })
+        });
+    let answers: Vec<_> = join_all(claims)
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
 
     let coupons = stack.coupons(&campaign).await;
     assert_eq!(coupons.len() as u64, STOCK, "exactly the stock");
     assert_eq!(stack.stock(&campaign).await, (0, STOCK, STOCK));
-    let holders: BTreeSet<&str> = coupons.iter().map(|coupon| coupon.user_id.as_str()).collect();
+    let holders: BTreeSet<&str> = coupons
+        .iter()
+        .map(|coupon| coupon.user_id.as_str())
+        .collect();
     let codes: BTreeSet<&str> = coupons.iter().map(|coupon| coupon.code.as_str()).collect();
-    assert_eq!((holders.len(), codes.len()), (coupons.len(), coupons.len()), "one per user, each its own code");
+    assert_eq!(
+        (holders.len(), codes.len()),
+        (coupons.len(), coupons.len()),
+        "one per user, each its own code"
+    );
     for (user, first, second) in &answers {
         let coupon = coupons.iter().find(|coupon| coupon.user_id == *user);
         match (first["outcome"].as_str().unwrap(), coupon) {
@@ -65,7 +79,11 @@ async fn a_hundred_users_who_claim_at_once_get_exactly_thirty_coupons() {
         if second["claimId"] == "first" {
             assert_eq!(second, first, "the same claim, the same answer");
         } else {
-            let expected = if coupon.is_some() { "already_issued" } else { "sold_out" };
+            let expected = if coupon.is_some() {
+                "already_issued"
+            } else {
+                "sold_out"
+            };
             assert_eq!(second["outcome"], expected);
             assert_eq!(second["coupon"], first["coupon"]);
         }
@@ -98,26 +116,45 @@ async fn a_campaign_closed_during_its_sale_issues_nothing_after_the_answer_to_cl
     let during = crowd.split_off(10);
 
     for (user, mut socket) in crowd {
-        assert_eq!(socket.claim(&campaign, "c1").await["outcome"], "issued", "{user} came in time");
+        assert_eq!(
+            socket.claim(&campaign, "c1").await["outcome"],
+            "issued",
+            "{user} came in time"
+        );
     }
-    let claims = during.into_iter().enumerate().map(|(number, (user, mut socket))| {
-        let campaign = campaign.clone();
-        tokio::spawn(async move {
-            sleep(Duration::from_millis(number as u64 * 25)).await;
-            (user, socket.claim(&campaign, "c1").await)
-        })
-    });
+    let claims = during
+        .into_iter()
+        .enumerate()
+        .map(|(number, (user, mut socket))| {
+            let campaign = campaign.clone();
+            tokio::spawn(async move {
+                sleep(Duration::from_millis(number as u64 * 25)).await;
+                (user, socket.claim(&campaign, "c1").await)
+            })
+        });
     let claims: Vec<_> = claims.collect();
     sleep(Duration::from_millis(500)).await;
     partner.close(&campaign).await;
     let closed_with = stack.coupons(&campaign).await;
     for (user, socket) in &mut late {
-        assert_eq!(socket.claim(&campaign, "c1").await["outcome"], "closed", "{user} came too late");
+        assert_eq!(
+            socket.claim(&campaign, "c1").await["outcome"],
+            "closed",
+            "{user} came too late"
+        );
     }
-    let answers: Vec<_> = join_all(claims).await.into_iter().map(Result::unwrap).collect();
+    let answers: Vec<_> = join_all(claims)
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
 
     let coupons = stack.coupons(&campaign).await;
-    assert_eq!(coupons.len(), closed_with.len(), "nothing is issued after the answer to close");
+    assert_eq!(
+        coupons.len(),
+        closed_with.len(),
+        "nothing is issued after the answer to close"
+    );
     for (user, answer) in &answers {
         let coupon = coupons.iter().find(|coupon| coupon.user_id == *user);
         match (answer["outcome"].as_str().unwrap(), coupon) {
@@ -127,5 +164,8 @@ async fn a_campaign_closed_during_its_sale_issues_nothing_after_the_answer_to_cl
         }
     }
     let (remaining, issued, quota) = stack.stock(&campaign).await;
-    assert_eq!((remaining + issued, issued, quota), (1000, coupons.len() as u64, 1000));
+    assert_eq!(
+        (remaining + issued, issued, quota),
+        (1000, coupons.len() as u64, 1000)
+    );
 }

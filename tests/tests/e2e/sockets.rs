@@ -30,7 +30,10 @@ async fn a_wrong_or_missing_ticket_opens_nothing() {
         let status = refusal(&format!("{url}?ticket={wrong}")).await;
         assert!([401, 403].contains(&status), "{status} for {wrong}");
     }
-    assert!(Socket::open(&good).await.is_ok(), "the ticket itself is good");
+    assert!(
+        Socket::open(&good).await.is_ok(),
+        "the ticket itself is good"
+    );
 }
 
 #[tokio::test]
@@ -54,7 +57,10 @@ async fn a_used_ticket_opens_nothing_more() {
     first.ping().await;
     first.close().await;
     let status = refusal(&address).await;
-    assert!([401, 403].contains(&status), "{status} after the first socket has closed");
+    assert!(
+        [401, 403].contains(&status),
+        "{status} after the first socket has closed"
+    );
 }
 
 #[tokio::test]
@@ -76,7 +82,10 @@ async fn a_malformed_frame_is_answered_with_an_error_and_the_socket_stays() {
     ] {
         socket.send(malformed).await;
         let error = socket.wait("error", |frame| frame["type"] == "error").await;
-        assert!(error["code"].is_string() && error["message"].is_string() && error["id"].is_string(), "{error}");
+        assert!(
+            error["code"].is_string() && error["message"].is_string() && error["id"].is_string(),
+            "{error}"
+        );
     }
     assert_eq!(socket.claim(&campaign, "c1").await["outcome"], "issued");
 }
@@ -88,20 +97,38 @@ async fn whoever_subscribes_gets_a_snapshot_and_hears_until_unsubscribed() {
     let campaign = partner.campaign(3).await;
     let mut socket = partner.subscribed("ann", &campaign).await;
 
-    let snapshot = socket.wait("campaign.snapshot", |frame| frame["type"] == "campaign.snapshot").await;
+    let snapshot = socket
+        .wait("campaign.snapshot", |frame| {
+            frame["type"] == "campaign.snapshot"
+        })
+        .await;
     assert_eq!(snapshot["campaignId"], campaign);
     let counts = ["total", "issued", "remaining"].map(|field| snapshot[field].as_u64().unwrap());
     assert_eq!((counts, &snapshot["phase"]), ([3, 0, 3], &json!("open")));
     assert!(snapshot["opensAt"].is_string() && snapshot["closesAt"].is_string());
 
     partner.broadcast(Some(&campaign), "first").await;
-    let heard = socket.wait("broadcast", |frame| frame["type"] == "broadcast").await;
-    assert_eq!((&heard["message"], &heard["campaignId"]), (&json!("first"), &json!(campaign)));
+    let heard = socket
+        .wait("broadcast", |frame| frame["type"] == "broadcast")
+        .await;
+    assert_eq!(
+        (&heard["message"], &heard["campaignId"]),
+        (&json!("first"), &json!(campaign))
+    );
     let frame = json!({"action": "unsubscribe", "campaignId": campaign});
-    socket.ask(frame, "unsubscribed", |frame| frame["type"] == "unsubscribed").await;
+    socket
+        .ask(frame, "unsubscribed", |frame| {
+            frame["type"] == "unsubscribed"
+        })
+        .await;
     partner.broadcast(Some(&campaign), "second").await;
     let is_second = |frame: &Value| frame["message"] == "second";
-    assert!(socket.wait_for(Duration::from_secs(5), is_second).await.is_none());
+    assert!(
+        socket
+            .wait_for(Duration::from_secs(5), is_second)
+            .await
+            .is_none()
+    );
 }
 
 #[tokio::test]
@@ -113,5 +140,7 @@ async fn a_socket_opened_with_a_campaign_hears_it_at_once() {
     let mut socket = Socket::open(&address).await.unwrap();
     socket.ping().await;
     partner.broadcast(Some(&campaign), "welcome").await;
-    socket.wait("broadcast", |frame| frame["message"] == "welcome").await;
+    socket
+        .wait("broadcast", |frame| frame["message"] == "welcome")
+        .await;
 }
