@@ -132,7 +132,8 @@ impl Meter<'_> {
         };
         let due = self.started.elapsed() >= *next;
         if due {
-            *next += (*next).min(PLAIN_INTERVAL);
+            let wait = (*next).min(PLAIN_INTERVAL);
+            *next += wait;
         }
         due
     }

@@ -1,5 +1,11 @@
 //! Holds template.yaml, functions/, events/ and README.md to each other. Reads files only; no stack, no network.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
