@@ -247,7 +247,7 @@ fn every_queue_has_a_dead_letter_queue() {
 }
 
 #[test]
-fn visibility_is_six_times_the_timeout_of_the_receiver_and_batches_answer_in_part() {
+fn visibility_is_six_times_the_timeout_plus_the_window_and_batches_answer_in_part() {
     let (all, sources) = (resources(), of_type("AWS::Lambda::EventSourceMapping"));
     assert_eq!(sources.len(), 3);
     for (id, source) in sources {
@@ -263,9 +263,12 @@ fn visibility_is_six_times_the_timeout_of_the_receiver_and_batches_answer_in_par
         let visibility = all[&queue]["Properties"]["VisibilityTimeout"]
             .as_u64()
             .unwrap();
+        let window = properties["MaximumBatchingWindowInSeconds"]
+            .as_u64()
+            .unwrap_or_default();
         assert!(
-            visibility >= 6 * timeout,
-            "{queue}: {visibility} s for a timeout of {timeout} s"
+            visibility >= 6 * timeout + window,
+            "{queue}: {visibility} s for a timeout of {timeout} s and a window of {window} s"
         );
         assert_eq!(
             texts(&properties["FunctionResponseTypes"]),
