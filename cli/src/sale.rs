@@ -40,8 +40,9 @@ const HANDSHAKES_AT_ONCE: usize = 48;
 const GATHERING: Duration = Duration::from_secs(120);
 /// How long after the first claim the last answer may come.
 const SELLING: Duration = Duration::from_secs(300);
-/// How long a broadcast may take to be heard by all, and then to be reported as finished.
-const BROADCASTING: Duration = Duration::from_secs(60);
+/// How long a broadcast may take to be heard by all, and then to be reported as finished: a page that failed comes back
+/// after the queue's visibility timeout of 180 s (template.yaml).
+const BROADCASTING: Duration = Duration::from_secs(240);
 /// How long a socket that died may stay in the table: it is removed by `$disconnect`, or by the first broadcast that
 /// meets it when it is 30 s old.
 const FORGETTING: Duration = Duration::from_secs(120);

@@ -5,8 +5,12 @@ use std::time::Duration;
 use firstcome_core::PartnerId;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use crate::{Socket, Stack, eventually};
+
+/// How often a handshake is tried. The local AWS answers 500 or 403 to one whose functions it may not start.
+const HANDSHAKES: u32 = 8;
 
 /// A partner and its key. Every test makes its own, so that all can run at once.
 #[derive(Clone, Debug)]
@@ -131,15 +135,20 @@ impl Partner {
         )
     }
 
-    /// A user's open socket.
+    /// A user's open socket. A busy gateway is asked again, each time with a new ticket.
     ///
     /// # Panics
     /// If it does not open.
     pub async fn socket(&self, user: &str) -> Socket {
-        let address = self.address(user, 60).await;
-        Socket::open(&address)
-            .await
-            .unwrap_or_else(|status| panic!("the socket did not open: {status}"))
+        let mut statuses = Vec::new();
+        for _ in 0..HANDSHAKES {
+            match Socket::open(&self.address(user, 60).await).await {
+                Ok(socket) => return socket,
+                Err(status) => statuses.push(status),
+            }
+            sleep(Duration::from_millis(fastrand::u64(200..3000))).await;
+        }
+        panic!("the socket did not open: {statuses:?}")
     }
 
     /// A user's open socket that hears the campaign.
@@ -171,7 +180,7 @@ impl Partner {
         let path = format!("/v1/broadcasts/{broadcast}");
         eventually(
             "the broadcast finishes",
-            Duration::from_secs(60),
+            Duration::from_secs(240),
             async || {
                 let report = self.get(&path).await.expect(200);
                 report["finishedAt"].is_string().then_some(report)

@@ -10,8 +10,10 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
-/// How long an answer may take. A batch that failed comes back after the queue's visibility timeout of 60 s.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// How long an answer may take. A batch of answers that failed comes back after the queue's visibility timeout of 180 s.
+const PATIENCE: Duration = Duration::from_secs(240);
+/// How long to wait in silence before asking again.
+const SILENCE: Duration = Duration::from_secs(12);
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 
@@ -50,7 +52,8 @@ impl Socket {
         sent.unwrap_or_else(|error| panic!("the socket is closed: {error}"));
     }
 
-    /// Sends a frame and waits for the answer to it; again if the gateway, not the service, has answered.
+    /// Sends a frame and waits for the answer to it; sends it again if the gateway has answered and not the service, or
+    /// if nothing came for a while. So the frame must bear repetition: a claim needs its claimId.
     ///
     /// # Panics
     /// If no such frame comes in time.
@@ -65,15 +68,22 @@ impl Socket {
         let deadline = Instant::now() + PATIENCE;
         let mut seen = Vec::new();
         self.send(frame.to_string()).await;
-        while let Some(heard) = self.read(deadline).await {
-            if heard["type"].is_null() {
-                sleep(Duration::from_millis(fastrand::u64(200..2000))).await;
-                self.send(frame.to_string()).await;
-            } else if is_answer(&heard) {
-                return heard;
-            } else {
-                seen.push(heard.to_string());
-                self.unread.push_back(heard);
+        let mut patience = Instant::now() + SILENCE;
+        while Instant::now() < deadline {
+            match self.read(patience).await {
+                Some(heard) if is_gateways(&heard) => {
+                    sleep(Duration::from_millis(fastrand::u64(200..2000))).await;
+                    self.send(frame.to_string()).await;
+                }
+                Some(heard) if is_answer(&heard) => return heard,
+                Some(heard) => {
+                    seen.push(heard.to_string());
+                    self.unread.push_back(heard);
+                }
+                None => {
+                    self.send(frame.to_string()).await;
+                    patience = Instant::now() + SILENCE;
+                }
             }
         }
         panic!("{what}: no answer to {frame}; heard {seen:?}")
@@ -105,6 +115,9 @@ impl Socket {
         }
         let deadline = Instant::now() + limit;
         while let Some(heard) = self.read(deadline).await {
+            if is_gateways(&heard) {
+                continue;
+            }
             if wanted(&heard) {
                 return Some(heard);
             }
@@ -178,4 +191,9 @@ impl Socket {
             }
         }
     }
+}
+
+/// Whether a frame is the gateway's own: the service's all have a `type`.
+fn is_gateways(frame: &Value) -> bool {
+    frame["type"].is_null()
 }

@@ -13,8 +13,10 @@ use super::client::Socket;
 use super::frame::{self, Frame};
 use super::wishes::{Answer, Heard, Wishes};
 
-/// How long a customer waits for an answer before it asks again.
+/// How long a customer waits for an answer before it asks again; each time in vain doubles it.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest such wait.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(60);
 /// The gateway closes a socket that is silent for 10 min; the interface asks for a ping every 5.
 const PING_INTERVAL: Duration = Duration::from_secs(240);
 /// How often a handshake is tried before the customer goes home.
@@ -116,6 +118,8 @@ pub(crate) struct State {
     heard: HashSet<String>,
     /// Refusals by the gateway in a row.
     refusals: u32,
+    /// Times in a row that it asked and got no final answer.
+    unheard: u32,
     /// When to say something again, and what.
     due: Option<(Instant, Due)>,
     /// Whether it is due because the gateway refused it, not because nothing came.
@@ -203,11 +207,12 @@ impl Customer {
                 .send(frame::claim(&self.entrance.campaign, &claim_id))
                 .await;
         }
-        self.wait_for(Due::Result, PATIENCE);
+        self.wait_for(Due::Result, self.patience());
     }
 
     async fn say_again(&mut self, due: Due, socket: &mut Socket) {
         if !self.state.was_refused {
+            self.state.unheard = self.state.unheard.saturating_add(1);
             self.tell(Event::AskedAgain);
         }
         self.say(due, socket).await;
@@ -231,7 +236,14 @@ impl Customer {
                 Due::Result
             }
         };
-        self.wait_for(next, PATIENCE);
+        self.wait_for(next, self.patience());
+    }
+
+    /// Doubles with every question in vain: a crowd that insists would only keep a slow service slow.
+    fn patience(&self) -> Duration {
+        PATIENCE
+            .saturating_mul(2_u32.saturating_pow(self.state.unheard))
+            .min(LONGEST_PATIENCE)
     }
 
     fn hear(&mut self, frame: Frame) {
@@ -242,7 +254,7 @@ impl Customer {
             Frame::Result(answered) => self.answered(answered),
             Frame::Accepted => {
                 self.state.refusals = 0;
-                self.wait_for(Due::Result, PATIENCE);
+                self.wait_for(Due::Result, self.patience());
             }
             Frame::Broadcast { id, message } => {
                 let first = self.state.heard.insert(id);
@@ -262,6 +274,7 @@ impl Customer {
             self.tell(Event::Present);
         }
         self.state.refusals = 0;
+        self.state.unheard = 0;
         // On a new socket the answer may have gone to the old one: ask for it first.
         self.state.due = None;
         if self.state.claiming && self.wishes.are_pending() {

@@ -158,7 +158,7 @@ impl Report {
             );
         }
         for (what, count) in [
-            ("no answer for 10 s, asked again", self.asked_again),
+            ("no answer for 10 s or more, asked again", self.asked_again),
             (
                 "frame received twice, told apart by its id",
                 self.heard_again,

@@ -163,7 +163,7 @@ async fn a_socket_cut_without_a_close_frame_is_forgotten() {
     // By `$disconnect` if it comes; else by a broadcast that meets the socket once it is 30 s old.
     eventually(
         "the table forgets the socket",
-        Duration::from_secs(120),
+        Duration::from_secs(300),
         async || {
             let report = partner
                 .finished_report(&partner.broadcast(None, "anybody there?").await)

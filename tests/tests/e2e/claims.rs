@@ -95,14 +95,15 @@ async fn a_claim_without_an_id_is_given_one() {
     let partner = stack.partner().await;
     let campaign = partner.campaign(1).await;
     let mut socket = partner.socket("ann").await;
+    socket.ping().await;
     let frame = json!({"action": "claim", "campaignId": campaign});
+    socket.send(frame.to_string()).await;
     let result = socket
-        .ask(frame, "claim.result", |frame| {
-            frame["type"] == "claim.result"
-        })
+        .wait("claim.result", |frame| frame["type"] == "claim.result")
         .await;
     assert_eq!(result["outcome"], "issued");
-    assert!(result["claimId"].is_string());
+    let stands = stack.coupons(&campaign).await;
+    assert_eq!(stands[0].claim_id, result["claimId"].as_str().unwrap());
 }
 
 #[tokio::test]
@@ -313,7 +314,7 @@ async fn die_and_come_back(
     };
     let result = eventually(
         "the answer is learned by `result`",
-        Duration::from_secs(90),
+        Duration::from_secs(240),
         learned,
     )
     .await;
@@ -364,5 +365,9 @@ async fn a_user_whose_socket_died_right_after_claiming_learns_the_answer_on_a_ne
         (&again["outcome"], &again["coupon"]),
         (&json!("issued"), &learned["coupon"])
     );
+    // Who came too late came too late then as well, and is not told otherwise.
+    let mut loser = partner.socket("cyd").await;
+    assert_eq!(loser.result(&campaign).await["outcome"], "sold_out");
+    assert_eq!(loser.claim(&campaign, "c1").await["outcome"], "sold_out");
     assert_eq!(stack.coupons(&campaign).await.len(), 2);
 }

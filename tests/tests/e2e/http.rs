@@ -17,10 +17,14 @@ async fn a_claim_over_http_is_accepted_then_issued_and_stands() {
         .await
         .expect(202);
     assert_eq!(accepted, json!({"claimId": "c1", "status": "accepted"}));
-    let state = eventually("ann's coupon stands", Duration::from_secs(90), async || {
-        let state = partner.get(&format!("{claims}/ann")).await.expect(200);
-        (state["status"] == "issued").then_some(state)
-    })
+    let state = eventually(
+        "ann's coupon stands",
+        Duration::from_secs(240),
+        async || {
+            let state = partner.get(&format!("{claims}/ann")).await.expect(200);
+            (state["status"] == "issued").then_some(state)
+        },
+    )
     .await;
     let again = partner
         .post(&claims, json!({"userId": "ann", "claimId": "c1"}))

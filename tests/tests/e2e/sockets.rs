@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use firstcome_tests::{Socket, Stack};
+use firstcome_tests::{Socket, Stack, eventually};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
+/// The status with which a handshake is refused; one that the gateway was too busy for says nothing.
 async fn refusal(address: &str) -> u16 {
-    match Socket::open(address).await {
+    let refused = async || match Socket::open(address).await {
         Ok(_) => panic!("the socket opened"),
-        Err(status) => status,
-    }
+        Err(status) => (status < 500).then_some(status),
+    };
+    eventually("a refusal", Duration::from_secs(30), refused).await
 }
 
 #[tokio::test]
