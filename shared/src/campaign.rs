@@ -189,6 +189,20 @@ impl Campaign {
         }
     }
 
+    /// What stands against a claim that comes through a door at `now`, given whether every shard was proved empty.
+    /// The sold mark is judged before the end, so that whoever was told `sold_out` before it is told the same after it.
+    pub fn refusal(&self, sold_out: bool, now: Timestamp) -> Option<Outcome> {
+        if now < self.opens_at {
+            Some(Outcome::NotOpen)
+        } else if sold_out {
+            Some(Outcome::SoldOut)
+        } else if self.closed_at.is_some() {
+            Some(Outcome::Closed)
+        } else {
+            self.refusal_at(now)
+        }
+    }
+
     /// When its claims ended or will end.
     pub fn ends_at(&self) -> Timestamp {
         self.closed_at

@@ -113,7 +113,7 @@ where
         let Some((campaign, sold)) = self.campaign_of(caller, &campaign_id).await? else {
             return Ok(answer(&Verdict::Refused(Outcome::UnknownCampaign)));
         };
-        match refusal(&campaign, sold, now) {
+        match campaign.refusal(sold, now) {
             Some(Outcome::NotOpen) => return Ok(answer(&Verdict::Refused(Outcome::NotOpen))),
             Some(outcome) => {
                 return Ok(answer(&self.standing_or(caller, &campaign, outcome).await?));
@@ -166,7 +166,7 @@ where
             .coupons
             .coupon(&caller.partner_id, &caller.user_id, &campaign_id)
             .await?;
-        let verdict = match (coupon, refusal(campaign, sold, self.clock.now())) {
+        let verdict = match (coupon, campaign.refusal(sold, self.clock.now())) {
             (Some(coupon), _) => Verdict::Standing(coupon),
             (None, Some(outcome)) => Verdict::Refused(outcome),
             (None, None) => {
@@ -288,14 +288,6 @@ where
         };
         ServerFrame::unique(self.entropy.bits(), body)
     }
-}
-
-/// What stands against any new claim: the window, the closed mark, the sold mark, in the order of verdict.
-fn refusal(campaign: &Campaign, sold: bool, now: crate::Timestamp) -> Option<Outcome> {
-    campaign
-        .refusal_at(now)
-        .or(campaign.closed_at.map(|_| Outcome::Closed))
-        .or(sold.then_some(Outcome::SoldOut))
 }
 
 /// The answer to `result`; asked without a claim's id, it names the claim that won, or none.

@@ -93,7 +93,10 @@ pub(super) struct Sale<'a, C, L, K, E> {
     bounds: BTreeMap<u16, u32>,
     /// Shards somebody else was writing in the last round.
     busy: HashSet<u16>,
+    /// The campaign was closed early. What its shards hold then decides between `sold_out` and `closed`.
     closed: bool,
+    /// Shards read with the closed mark: what they hold, they hold for good.
+    frozen: HashSet<u16>,
     tally: Tally,
 }
 
@@ -118,6 +121,7 @@ where
             bounds: BTreeMap::new(),
             busy: HashSet::new(),
             closed: campaign.closed_at.is_some(),
+            frozen: HashSet::new(),
             tally: Tally::default(),
         }
     }
@@ -136,18 +140,26 @@ where
                 from_round: 0,
             })
             .collect();
-        if !self.closed && !self.read_stock().await {
+        if !self.read_stock().await {
             return;
         }
         let mut fruitless = 0;
         let mut round = 0;
         while !self.waiting.is_empty() && Instant::now() < self.deadline {
-            if self.closed {
-                return self.refuse_rest(Outcome::Closed).await;
+            if self.is_sold_out() {
+                self.refuse_rest(Outcome::SoldOut).await;
+                break;
             }
-            if self.bounds.values().all(|bound| *bound == 0) {
-                self.tally.sold_out = true;
-                return self.refuse_rest(Outcome::SoldOut).await;
+            if self.closed {
+                if self.is_frozen() {
+                    return self.refuse_rest(Outcome::Closed).await;
+                }
+                self.pause(fruitless).await;
+                fruitless += 1;
+                if !self.read_stock().await {
+                    return;
+                }
+                continue;
             }
             let before = self.progress();
             let chunks = self.plan(round);
@@ -169,6 +181,19 @@ where
                 fruitless = 0;
             }
         }
+        self.tally.sold_out = self.is_sold_out();
+    }
+
+    /// Whether every shard was seen empty. Judged before the closed mark: a shard that is empty after the closing was empty
+    /// at it, so whoever reads `sold_out` before the closing reads the same after it.
+    fn is_sold_out(&self) -> bool {
+        self.bounds.values().all(|bound| *bound == 0)
+    }
+
+    /// Whether what is known of every shard that may hold something was read after the closing.
+    fn is_frozen(&self) -> bool {
+        let mut holding = self.bounds.iter().filter(|(_, bound)| **bound > 0);
+        holding.all(|(shard, _)| self.frozen.contains(shard))
     }
 
     /// Reads the shards not known empty. `false` if nothing can be decided: unreadable, or a shard is missing.
@@ -192,7 +217,10 @@ where
             return false;
         }
         for shard in shards {
-            self.closed |= shard.closed_at.is_some();
+            if shard.closed_at.is_some() {
+                self.closed = true;
+                self.frozen.insert(shard.shard);
+            }
             self.bound(shard.shard, shard.remaining);
         }
         true

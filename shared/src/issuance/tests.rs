@@ -264,6 +264,43 @@ async fn nothing_is_issued_after_an_early_close() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_loser_is_told_sold_out_also_after_an_early_close() {
+    let (ledger, campaign) = open(2);
+    let all = claims(&campaign, 0..3);
+    let before = decide(&issuer(&ledger), &all).await;
+    assert_eq!(count(&before, Outcome::SoldOut), 1);
+    ledger.close(&campaign.campaign_id, NOW);
+    assert_eq!(decide(&issuer(&ledger), &all).await, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_surprised_by_the_closing_asks_what_was_left_at_it() {
+    let (ledger, campaign) = open(3);
+    // The first worker has read three left and meets a conflict; meanwhile another sells them and the campaign is closed.
+    ledger.fail_next([Fault::StockBusy]);
+    let (late, first) = (claims(&campaign, 0..2), claims(&campaign, 2..5));
+    let (mine, other) = (issuer(&ledger), issuer(&ledger));
+    let (answers, ()) = tokio::join!(decide(&mine, &late), async {
+        decide(&other, &first).await;
+        ledger.close(&campaign.campaign_id, NOW);
+    });
+    assert_eq!(answers, [Some(Outcome::SoldOut); 2]);
+    assert_books(&ledger, &campaign, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_coupon_sells_the_campaign_out_with_nobody_turned_away() {
+    let (ledger, campaign) = open(2);
+    let decisions = issuer(&ledger)
+        .decide(
+            &claims(&campaign, 0..2),
+            Instant::now() + Duration::from_secs(5),
+        )
+        .await;
+    assert_eq!(decisions.sold_out.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lost_response_is_settled_by_the_identical_request() {
     for fault in [
         Fault::LostAfterWrite,

@@ -757,14 +757,16 @@ async fn a_standing_coupon_answers_every_claim_whatever_became_of_the_campaign()
 }
 
 #[tokio::test]
-async fn without_a_coupon_the_window_is_judged_before_the_closing_and_that_before_the_stock() {
+async fn without_a_coupon_the_opening_is_judged_first_then_the_sold_mark_then_the_end() {
     let later = Some(now().plus_seconds(60));
     for (opens, closes, closed, sold, expected) in [
         (later, None, false, false, "not_open"),
         (later, None, true, true, "not_open"),
-        (None, Some(now()), false, true, "closed"),
-        (None, None, true, true, "closed"),
+        (None, Some(now()), false, false, "closed"),
+        (None, None, true, false, "closed"),
         (None, None, false, true, "sold_out"),
+        (None, Some(now()), false, true, "sold_out"),
+        (None, None, true, true, "sold_out"),
     ] {
         let stage = stage().with_campaign(|campaign| {
             campaign.opens_at = opens.unwrap_or(Timestamp::EPOCH);

@@ -124,13 +124,9 @@ impl Standing {
         })
     }
 
-    /// What stands against a claim made at `now` by a user without a coupon: the window, the closed mark, the stock.
+    /// What stands against a claim made at `now` by a user without a coupon.
     fn refusal_at(&self, now: Timestamp) -> Option<Outcome> {
-        let closed = self.campaign.closed_at.map(|_| Outcome::Closed);
-        self.campaign
-            .refusal_at(now)
-            .or(closed)
-            .or(self.sold.then_some(Outcome::SoldOut))
+        self.campaign.refusal(self.sold, now)
     }
 }
 

@@ -214,6 +214,15 @@ async fn a_result_knows_of_an_early_close_before_the_snapshot_does() {
 }
 
 #[tokio::test]
+async fn who_was_told_sold_out_is_told_the_same_after_the_end() {
+    let bench = bench(|_| {});
+    bench.ledger.mark_sold(&bench.campaign).await.unwrap();
+    bench.ledger.close(&bench.campaign.campaign_id, NOW);
+    assert_eq!(bench.send(RESULT).await["outcome"], "sold_out");
+    assert_eq!(bench.send(CLAIM).await["outcome"], "sold_out");
+}
+
+#[tokio::test]
 async fn a_queue_that_is_down_is_an_error_frame_and_the_claim_may_come_again() {
     let bench = bench(|_| {});
     bench.outbox.fail(true);
