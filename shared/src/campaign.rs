@@ -89,6 +89,9 @@ pub struct NewCampaign {
     /// At most 256 bytes encoded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub benefit: Option<Value>,
+    /// Default: [`shards_for`] the total; 1 to [`MAX_SHARDS`] where the partner expects another rush than its size suggests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shards: Option<u16>,
 }
 
 impl NewCampaign {
@@ -134,6 +137,8 @@ impl NewCampaign {
             "1 to 157680000 seconds (5 years)",
         )?;
         require(benefit_bytes <= 256, "benefit", "at most 256 bytes of JSON")?;
+        let shards = self.shards.unwrap_or_else(|| shards_for(self.total));
+        require((1..=MAX_SHARDS).contains(&shards), "shards", "1 to 64")?;
         Ok(Campaign {
             campaign_id,
             partner_id,
@@ -143,7 +148,7 @@ impl NewCampaign {
             closes_at,
             coupon_ttl_seconds,
             benefit: self.benefit,
-            shards: shards_for(self.total),
+            shards,
             created_at: now,
             closed_at: None,
         })
@@ -222,6 +227,7 @@ mod tests {
             closes_at: None,
             coupon_ttl_seconds: None,
             benefit: None,
+            shards: None,
         };
         let now = Timestamp::from_millis(1_790_000_000_000);
         new.into_campaign(CampaignId::mint(now, 1), PartnerId::new("p").unwrap(), now)
@@ -259,13 +265,24 @@ mod tests {
 
     #[test]
     fn a_field_out_of_bounds_is_named() {
-        let new: NewCampaign =
-            serde_json::from_value(serde_json::json!({"title": "t", "total": 0})).unwrap();
-        let now = Timestamp::from_millis(0);
-        let error = new
-            .into_campaign(CampaignId::mint(now, 1), PartnerId::new("p").unwrap(), now)
-            .unwrap_err();
-        assert_eq!(error.field, "total");
+        for (field, value) in [("total", 0), ("shards", 0), ("shards", 65)] {
+            let mut body = serde_json::json!({"title": "t", "total": 1});
+            body[field] = value.into();
+            let new: NewCampaign = serde_json::from_value(body).unwrap();
+            let now = Timestamp::from_millis(0);
+            let error = new
+                .into_campaign(CampaignId::mint(now, 1), PartnerId::new("p").unwrap(), now)
+                .unwrap_err();
+            assert_eq!(error.field, field);
+        }
+    }
+
+    #[test]
+    fn a_campaign_may_have_more_shards_than_coupons() {
+        let mut campaign = campaign(3);
+        campaign.shards = 64;
+        let quotas: Vec<u32> = campaign.quotas().map(|(_, quota)| quota).collect();
+        assert_eq!((quotas.len(), quotas.iter().sum::<u32>()), (64, 3));
     }
 
     #[test]

@@ -17,8 +17,8 @@ use crate::{
     UserId, Verdict, coupon_code,
 };
 
-/// Transactions in flight at once, each on another shard.
-const CHUNKS_AT_ONCE: usize = 4;
+/// Transactions in flight at once, each on another shard: a batch of 500 (template.yaml) in one round.
+const CHUNKS_AT_ONCE: usize = 6;
 /// How often a chunk of unknown outcome is sent again, unchanged, before its users go back to the queue.
 const REPEATS_OF_UNKNOWN: u32 = 4;
 /// Users in one transactional read (DynamoDB `TransactGetItems`: 100 items).

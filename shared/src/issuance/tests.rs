@@ -119,6 +119,40 @@ async fn many_workers_at_once_issue_exactly_the_stock() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn any_stock_over_any_number_of_shards_is_sold_exactly() {
+    for (total, shards, users) in [
+        (1, 1, 64),
+        (1, 64, 64),
+        (3, 64, 12),
+        (10, 3, 40),
+        (1000, 7, 1200),
+    ] {
+        let (ledger, mut campaign) = (MemoryLedger::default(), sample_campaign(total, NOW));
+        campaign.shards = shards;
+        ledger.add(&campaign);
+        let all = claims(&campaign, 0..users);
+        let workers: Vec<MemoryIssuer> = (0..4).map(|_| issuer(&ledger)).collect();
+        let batches = all.chunks(all.len() / 4);
+        let decided = batches
+            .zip(&workers)
+            .map(|(batch, worker)| decide(worker, batch));
+        let outcomes = futures_util::future::join_all(decided).await.concat();
+        let won = usize::try_from(total.min(users)).unwrap();
+        assert_eq!(
+            count(&outcomes, Outcome::Issued),
+            won,
+            "{total} over {shards}"
+        );
+        assert_eq!(
+            count(&outcomes, Outcome::SoldOut),
+            all.len() - won,
+            "{total} over {shards}"
+        );
+        assert_books(&ledger, &campaign, won);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_batch_costs_one_transaction_per_99_coupons() {
     let (ledger, campaign) = open(1000);
     decide(&issuer(&ledger), &claims(&campaign, 0..1000)).await;
