@@ -50,13 +50,20 @@ const MAX_ATTEMPTS: u32 = 3;
 const INITIAL_BACKOFF: Duration = Duration::from_millis(50);
 
 /// An environment variable that the function needs.
-#[derive(Debug, Error)]
+#[derive(Error)]
 #[error(
     "environment variable {name} is {complaint}: template.yaml sets it; locally, `make watch` does"
 )]
 pub struct EnvironmentError {
     name: &'static str,
     complaint: &'static str,
+}
+
+/// A function that cannot start ends with its error in this form; the operator reads a sentence there, not a structure.
+impl std::fmt::Debug for EnvironmentError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
 }
 
 /// Reads a variable that must be set and not empty.
