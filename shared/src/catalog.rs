@@ -85,7 +85,8 @@ pub trait CampaignCatalog {
     ) -> impl Future<Output = Result<Creation, PortError>> + Send;
 
     /// Closes the record and every stock shard at one instant; once `Ok`, nothing more is issued. Repeating is harmless
-    /// and gives the first closing's time.
+    /// and gives the first closing's time. If every shard is empty at that instant, the sold mark MUST stand before it:
+    /// else the doors would say `closed` where a worker says `sold_out`.
     fn close(
         &self,
         campaign: &Campaign,

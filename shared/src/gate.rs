@@ -115,7 +115,12 @@ where
         };
         match campaign.refusal(sold, now) {
             Some(Outcome::NotOpen) => return Ok(answer(&Verdict::Refused(Outcome::NotOpen))),
-            Some(outcome) => {
+            Some(mut outcome) => {
+                // What the directory holds of the sold marks may be older than what it holds of the end.
+                if outcome == Outcome::Closed && self.records.is_sold(&campaign.campaign_id).await?
+                {
+                    outcome = Outcome::SoldOut;
+                }
                 return Ok(answer(&self.standing_or(caller, &campaign, outcome).await?));
             }
             None => {}

@@ -113,7 +113,9 @@ pub enum Confirmation {
 
 /// Reads standing coupons.
 pub trait StandingCoupons {
-    /// The coupon of one user. MUST see every write that was answered before the call.
+    /// The coupon of one user. MUST see every write that was answered before the call and be serializable with
+    /// [`CouponLedger::issue`]: where a stock counter was seen paid for a coupon, that coupon is seen. A write under way
+    /// is an error that may pass.
     fn coupon(
         &self,
         partner: &PartnerId,

@@ -1,7 +1,7 @@
 //! What the public learns of issuance: a stock gauge at most once a second, and once that all has gone.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::{
     BroadcastJob, BroadcastOutbox, Campaign, CampaignId, Clock, Mark, PortError, SoldMarks,
@@ -12,7 +12,7 @@ use crate::{
 const TICK_SECONDS: u16 = 1;
 /// A tick whose job has not come by after so many seconds is taken over.
 const TICK_STALE_SECONDS: i64 = 5;
-/// Campaigns remembered as announced; then it starts anew, at the price of a message.
+/// Campaigns remembered as marked or announced; then it starts anew, at the price of a call.
 const REMEMBERED: usize = 1024;
 
 /// Tells of stock. One per execution environment: it remembers what it has announced.
@@ -21,7 +21,8 @@ pub struct StockNews<M, B, K> {
     marks: M,
     broadcasts: B,
     clock: K,
-    announced: Mutex<HashSet<CampaignId>>,
+    marked: Remembered,
+    announced: Remembered,
 }
 
 impl<M: SoldMarks + StockTicks, B: BroadcastOutbox, K: Clock> StockNews<M, B, K> {
@@ -31,7 +32,8 @@ impl<M: SoldMarks + StockTicks, B: BroadcastOutbox, K: Clock> StockNews<M, B, K>
             marks,
             broadcasts,
             clock,
-            announced: Mutex::default(),
+            marked: Remembered::default(),
+            announced: Remembered::default(),
         }
     }
 
@@ -60,31 +62,52 @@ impl<M: SoldMarks + StockTicks, B: BroadcastOutbox, K: Clock> StockNews<M, B, K>
             .await
     }
 
-    /// Marks the campaign as sold out, for the doors, and has it announced. The caller MUST have seen every shard empty.
-    /// The announcement goes out once, whoever sends it; each environment sends it once, so that one lost on the way
-    /// from the mark to the queue is made good by the next.
+    /// Marks the campaign as sold out, for the doors. The caller MUST have seen every shard empty, and MUST NOT tell
+    /// anybody `sold_out` before this has worked: the mark is what a lost answer is made from again.
     ///
     /// # Errors
-    /// [`PortError`]; the next batch that finds nothing left tries again.
-    pub async fn sold_out(&self, campaign: &Campaign) -> Result<(), PortError> {
-        if self.announced().contains(&campaign.campaign_id) {
-            return Ok(());
+    /// [`PortError`]; nothing is known of the mark.
+    pub async fn mark_sold_out(&self, campaign: &Campaign) -> Result<(), PortError> {
+        if !self.marked.contains(&campaign.campaign_id) {
+            self.marks.mark_sold(campaign).await?;
+            self.marked.insert(&campaign.campaign_id);
         }
-        self.marks.mark_sold(campaign).await?;
-        self.broadcasts
-            .send(&[(BroadcastJob::Announce(sold_out(campaign)), 0)])
-            .await?;
-        let mut announced = self.announced();
-        if announced.len() >= REMEMBERED {
-            announced.clear();
-        }
-        announced.insert(campaign.campaign_id.clone());
         Ok(())
     }
 
-    fn announced(&self) -> std::sync::MutexGuard<'_, HashSet<CampaignId>> {
-        self.announced
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Has it announced that all has gone. The announcement goes out once, whoever sends it; each environment sends it
+    /// once, so that one lost on the way to the queue is made good by the next.
+    ///
+    /// # Errors
+    /// [`PortError`]; the next batch that finds nothing left tries again, and `refresh` does from the mark.
+    pub async fn announce_sold_out(&self, campaign: &Campaign) -> Result<(), PortError> {
+        if !self.announced.contains(&campaign.campaign_id) {
+            let job = BroadcastJob::Announce(sold_out(campaign));
+            self.broadcasts.send(&[(job, 0)]).await?;
+            self.announced.insert(&campaign.campaign_id);
+        }
+        Ok(())
+    }
+}
+
+/// Campaigns that need no second visit of this environment.
+#[derive(Debug, Default)]
+struct Remembered(Mutex<HashSet<CampaignId>>);
+
+impl Remembered {
+    fn contains(&self, id: &CampaignId) -> bool {
+        self.lock().contains(id)
+    }
+
+    fn insert(&self, id: &CampaignId) {
+        let mut known = self.lock();
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        known.insert(id.clone());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<CampaignId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

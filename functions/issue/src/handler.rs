@@ -7,7 +7,7 @@ use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMe
 use firstcome_core::{
     Answer, BroadcastOutbox, CampaignRecords, Claim, ClaimMessage, ClaimMessageError, ClaimReturns,
     Clock, CouponLedger, Decisions, DeliveryJob, DeliveryOutbox, Entropy, InvalidValue, Issuer,
-    MAX_ANSWERS_PER_JOB, MAX_JOB_BYTES, ServerFrame, SoldMarks, StockCounters, StockNews,
+    MAX_ANSWERS_PER_JOB, MAX_JOB_BYTES, Outcome, ServerFrame, SoldMarks, StockCounters, StockNews,
     StockTicks, Timestamp, Verdict,
 };
 use lambda_runtime::{Context, tracing};
@@ -21,7 +21,7 @@ const RESERVE: Duration = Duration::from_millis(2500);
 const RETURN_SECONDS: std::ops::RangeInclusive<u16> = 1..=5;
 
 /// When deciding has to end for the invocation to end in time.
-pub(crate) fn deadline(context: &Context) -> Instant {
+pub fn deadline(context: &Context) -> Instant {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -29,12 +29,17 @@ pub(crate) fn deadline(context: &Context) -> Instant {
     Instant::now() + left.saturating_sub(RESERVE)
 }
 
-/// What a batch needs.
-pub(crate) struct Worker<C, L, M, B, D, R, K, E> {
-    pub(crate) issuer: Issuer<C, L, K, E>,
-    pub(crate) news: StockNews<M, B, K>,
-    pub(crate) deliveries: D,
-    pub(crate) returns: R,
+/// What a batch needs. One per execution environment.
+#[derive(Debug)]
+pub struct Worker<C, L, M, B, D, R, K, E> {
+    /// Decides the claims.
+    pub issuer: Issuer<C, L, K, E>,
+    /// Tells the public.
+    pub news: StockNews<M, B, K>,
+    /// DeliveriesQueue.
+    pub deliveries: D,
+    /// ClaimsQueue, for what has to come back.
+    pub returns: R,
 }
 
 /// A message that holds a claim.
@@ -58,14 +63,15 @@ where
     E: Entropy,
 {
     /// Decides the batch's claims before `deadline` and tells which messages must come again.
-    pub(crate) async fn handle(&self, event: SqsEvent, deadline: Instant) -> SqsBatchResponse {
+    pub async fn handle(&self, event: SqsEvent, deadline: Instant) -> SqsBatchResponse {
         let started = Instant::now();
         let (received, mut returns) = parse(&event.records);
         let claims: Vec<Claim> = received
             .iter()
             .map(|received| received.claim.clone())
             .collect();
-        let decisions = self.issuer.decide(&claims, deadline).await;
+        let mut decisions = self.issuer.decide(&claims, deadline).await;
+        self.mark(&claims, &mut decisions).await;
 
         let poison = returns.len();
         returns.extend(undecided(&received, &decisions));
@@ -86,6 +92,21 @@ where
             "batch decided"
         );
         failures(&returns)
+    }
+
+    /// Sets the sold marks before anybody is told `sold_out`, so that the answer can be asked for again. Where the mark could
+    /// not be set, those claims are undecided after all.
+    async fn mark(&self, claims: &[Claim], decisions: &mut Decisions) {
+        for campaign in &decisions.sold_out {
+            let id = &campaign.campaign_id;
+            if let Err(error) = self.news.mark_sold_out(campaign).await {
+                tracing::warn!(campaign.id = %id, error = &error as &dyn std::error::Error, "sold out not marked");
+                let mut pairs = claims.iter().zip(&mut decisions.verdicts);
+                for (_, verdict) in pairs.by_ref().filter(|(claim, _)| claim.campaign_id == *id) {
+                    verdict.take_if(|v| *v == Verdict::Refused(Outcome::SoldOut));
+                }
+            }
+        }
     }
 
     /// Makes the answers durable: once its job is in DeliveriesQueue, a claim needs no second visit here. Those whose
@@ -117,7 +138,7 @@ where
             }
         }
         for campaign in &decisions.sold_out {
-            if let Err(error) = self.news.sold_out(campaign).await {
+            if let Err(error) = self.news.announce_sold_out(campaign).await {
                 tracing::warn!(campaign.id = %campaign.campaign_id, error = &error as &dyn std::error::Error, "sold out not told");
             }
         }

@@ -1,12 +1,10 @@
 //! `issue`: takes claims from ClaimsQueue and decides every one of them. Composition only; see `handler`.
 
-mod handler;
-
 use firstcome_core::aws::{
     Aws, DynamoCampaigns, DynamoLedger, SqsBroadcasts, SqsDeliveries, SqsReturns, variable,
 };
 use firstcome_core::{Issuer, StockNews, SystemClock, SystemEntropy};
-use handler::Worker;
+use issue::handler::{self, Worker};
 use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 
 #[tokio::main(flavor = "current_thread")]

@@ -8,14 +8,16 @@ use aws_sdk_dynamodb::{
     operation::{put_item::PutItemError, transact_write_items::TransactWriteItemsError},
     types::{
         CancellationReason, Put, ReturnValuesOnConditionCheckFailure as OnFailure,
-        TransactWriteItem, Update, builders::PutBuilder,
+        TransactWriteItem, Update,
+        builders::{PutBuilder, UpdateBuilder},
     },
 };
 
 use crate::{
     BroadcastId, BroadcastReport, BroadcastReports, Campaign, CampaignCatalog, CampaignId,
     CampaignRecords, Coupon, Creation, IDEMPOTENCY_SECONDS, Idempotency, Page, PageCounts,
-    PartnerId, PortError, REPORT_SECONDS, ReportRecord, Timestamp, UserCoupons, UserId,
+    PartnerId, PortError, REPORT_SECONDS, ReportRecord, SoldMarks, StockCounters, Timestamp,
+    UserCoupons, UserId,
     aws::{
         Aws, DynamoCampaigns,
         campaigns::{campaign_key, stock_key},
@@ -135,6 +137,24 @@ const CREATE: &str = "create the campaign";
 const CLOSE: &str = "close the campaign";
 const LIST: &str = "list the campaigns";
 
+/// How often a closing is tried whose chosen shard was sold empty in between.
+const CLOSING_TRIES: u32 = 4;
+
+impl DynamoCatalog {
+    /// The shard that holds most; `None` if all are empty.
+    async fn fullest(&self, campaign: &Campaign) -> Result<Option<u16>, PortError> {
+        let all: Vec<u16> = (0..campaign.shards).collect();
+        let stock = self.campaigns.stock(&campaign.campaign_id, &all).await?;
+        if stock.len() != all.len() {
+            return Err(PortError::reject(CLOSE, "a stock shard is missing"));
+        }
+        let holding = stock.iter().filter(|shard| shard.remaining > 0);
+        Ok(holding
+            .max_by_key(|shard| shard.remaining)
+            .map(|shard| shard.shard))
+    }
+}
+
 impl CampaignCatalog for DynamoCatalog {
     async fn create(
         &self,
@@ -150,20 +170,26 @@ impl CampaignCatalog for DynamoCatalog {
 
     async fn close(&self, campaign: &Campaign, now: Timestamp) -> Result<Timestamp, PortError> {
         let id = &campaign.campaign_id;
-        let keys = std::iter::once(campaign_key(id))
-            .chain((0..campaign.shards).map(|shard| stock_key(id, shard)));
-        let items: Result<_, _> = keys.map(|key| closing(&self.table, key, now)).collect();
-        match self.transact(CLOSE, items?).await? {
-            Transacted::Refused(_) => Err(PortError::reject(
-                CLOSE,
-                "the record or a stock shard is missing",
-            )),
-            Transacted::Applied => {
-                let closed_at = self.standing(CLOSE, id).await?.closed_at;
-                closed_at
-                    .ok_or_else(|| PortError::reject(CLOSE, "the record is not closed after all"))
+        for _ in 0..CLOSING_TRIES {
+            let fullest = self.fullest(campaign).await?;
+            if fullest.is_none() {
+                self.campaigns.mark_sold(campaign).await?;
+            }
+            let items = closing(&self.table, campaign, fullest, now)?;
+            match self.transact(CLOSE, items).await? {
+                Transacted::Applied => {
+                    let closed_at = self.standing(CLOSE, id).await?.closed_at;
+                    let missing = "the record is not closed after all";
+                    return closed_at.ok_or_else(|| PortError::reject(CLOSE, missing));
+                }
+                Transacted::Refused(reasons) if reasons.iter().any(|r| r.item.is_some()) => {}
+                Transacted::Refused(_) => {
+                    let missing = "the record or a stock shard is missing";
+                    return Err(PortError::reject(CLOSE, missing));
+                }
             }
         }
+        Err(PortError::retry(CLOSE, "it sold on too fast"))
     }
 
     async fn list(
@@ -368,17 +394,42 @@ fn put(table: &str, item: Item) -> PutBuilder {
     Put::builder().table_name(table).set_item(Some(item))
 }
 
-fn closing(table: &str, key: Item, now: Timestamp) -> Result<TransactWriteItem, PortError> {
-    let update = Update::builder()
-        .table_name(table)
-        .set_key(Some(key))
-        .condition_expression("attribute_exists(pk)")
-        .update_expression("SET closedAt = if_not_exists(closedAt, :now)")
-        .expression_attribute_values(":now", text(now.to_string()))
-        .build();
-    update
-        .map(|update| TransactWriteItem::builder().update(update).build())
-        .map_err(|e| PortError::reject(CLOSE, e))
+/// Marks the record and every shard. `holding` must still hold something then: so no campaign is closed that has sold out
+/// without its mark.
+fn closing(
+    table: &str,
+    campaign: &Campaign,
+    holding: Option<u16>,
+    now: Timestamp,
+) -> Result<Vec<TransactWriteItem>, PortError> {
+    let id = &campaign.campaign_id;
+    let close = |key| {
+        Update::builder()
+            .table_name(table)
+            .set_key(Some(key))
+            .update_expression("SET closedAt = if_not_exists(closedAt, :now)")
+            .expression_attribute_values(":now", text(now.to_string()))
+    };
+    let exists = |update: UpdateBuilder| update.condition_expression("attribute_exists(pk)");
+    let shard = |shard| {
+        let update = close(stock_key(id, shard));
+        if holding != Some(shard) {
+            return exists(update);
+        }
+        update
+            .condition_expression("attribute_exists(pk) AND remaining > :none")
+            .expression_attribute_values(":none", number(0))
+            .return_values_on_condition_check_failure(OnFailure::AllOld)
+    };
+    let updates =
+        std::iter::once(exists(close(campaign_key(id)))).chain((0..campaign.shards).map(shard));
+    let item = |update: UpdateBuilder| {
+        let update = update.build();
+        update.map(|update| TransactWriteItem::builder().update(update).build())
+    };
+    updates
+        .map(|update| item(update).map_err(|error| PortError::reject(CLOSE, error)))
+        .collect()
 }
 
 enum Judgement {
@@ -479,6 +530,20 @@ mod tests {
         (DynamoCatalog::new(&aws, TABLE.into()), move || {
             requests(&client)
         })
+    }
+
+    /// The stock shards as a batch read gives them, holding so much.
+    fn stock(campaign: &Campaign, holding: &[u32]) -> (u16, Value) {
+        let shard = |(shard, remaining): (usize, &u32)| {
+            let pk = format!("STOCK#{}#{shard}", campaign.campaign_id);
+            let number = |n: u32| json!({"N": n.to_string()});
+            json!({
+                "pk": {"S": pk}, "sk": {"S": "STOCK"}, "remaining": number(*remaining),
+                "issued": number(10 - remaining), "quota": number(10),
+            })
+        };
+        let items: Vec<_> = holding.iter().enumerate().map(shard).collect();
+        (200, json!({"Responses": {TABLE: items}}))
     }
 
     /// A cancelled transaction with these reasons at its first positions.
@@ -626,6 +691,7 @@ mod tests {
         };
         let conflict = || cancelled(&[none(), json!({"Code": "TransactionConflict"})]);
         let responses = [
+            stock(&open, &[0, 7, 9]),
             conflict(),
             conflict(),
             (200, json!({})),
@@ -639,13 +705,13 @@ mod tests {
         );
 
         let sent = sent();
-        assert_eq!(sent.len(), 4);
-        assert_eq!(sent[3].1["ConsistentRead"], true);
+        assert_eq!(sent.len(), 5);
+        assert_eq!(sent[4].1["ConsistentRead"], true);
         assert_ne!(
-            sent[0].1["ClientRequestToken"],
-            sent[2].1["ClientRequestToken"]
+            sent[1].1["ClientRequestToken"],
+            sent[3].1["ClientRequestToken"]
         );
-        let updates = sent[2].1["TransactItems"].as_array().unwrap();
+        let updates = sent[3].1["TransactItems"].as_array().unwrap();
         let id = open.campaign_id.as_str();
         let keys: Vec<_> = updates
             .iter()
@@ -656,9 +722,15 @@ mod tests {
             keys,
             [format!("CAMPAIGN#{id}"), stock(0), stock(1), stock(2)]
         );
-        for item in updates {
+        for (position, item) in updates.iter().enumerate() {
             let update = &item["Update"];
-            assert_eq!(update["ConditionExpression"], "attribute_exists(pk)");
+            // The fullest shard, of which the transaction makes sure that the campaign has not sold out meanwhile.
+            let condition = if position == 3 {
+                "attribute_exists(pk) AND remaining > :none"
+            } else {
+                "attribute_exists(pk)"
+            };
+            assert_eq!(update["ConditionExpression"], condition);
             assert_eq!(
                 update["UpdateExpression"],
                 "SET closedAt = if_not_exists(closedAt, :now)"
@@ -671,21 +743,44 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_sells_out_before_its_closing_is_marked_first() {
+        let open = campaign(1);
+        let closed = Campaign {
+            closed_at: Some(now()),
+            ..open.clone()
+        };
+        let emptied = json!({"Code": "ConditionalCheckFailed", "Item": {"remaining": {"N": "0"}}});
+        let (catalog, sent) = catalog(&[
+            stock(&open, &[1]),
+            cancelled(&[none(), emptied]),
+            stock(&open, &[0]),
+            (200, json!({})),
+            (200, json!({})),
+            (200, json!({"Item": item(&closed)})),
+        ]);
+        assert_eq!(catalog.close(&open, now()).await.unwrap(), now());
+        let sent = sent();
+        assert_eq!(sent[3].1["Item"]["pk"]["S"], "SOLD");
+        let shard = &sent[4].1["TransactItems"][1]["Update"];
+        assert_eq!(shard["ConditionExpression"], "attribute_exists(pk)");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn closing_gives_up_for_now_after_twenty_conflicts_and_for_good_without_a_shard() {
-        let conflicts: Vec<_> = (0..25)
-            .map(|_| cancelled(&[json!({"Code": "TransactionConflict"})]))
-            .collect();
+        let conflicts = (0..25).map(|_| cancelled(&[json!({"Code": "TransactionConflict"})]));
+        let open = || stock(&campaign(1), &[1]);
+        let conflicts: Vec<_> = std::iter::once(open()).chain(conflicts).collect();
         let (busy, sent) = catalog(&conflicts);
         assert_eq!(
             busy.close(&campaign(1), now()).await.unwrap_err().fate,
             crate::Fate::Retry
         );
-        assert_eq!(sent().len(), 20);
+        assert_eq!(sent().len(), 21);
 
-        let (damaged, _) = catalog(&[cancelled(&[
-            none(),
-            json!({"Code": "ConditionalCheckFailed"}),
-        ])]);
+        let (damaged, _) = catalog(&[
+            open(),
+            cancelled(&[none(), json!({"Code": "ConditionalCheckFailed"})]),
+        ]);
         assert_eq!(
             damaged.close(&campaign(1), now()).await.unwrap_err().fate,
             crate::Fate::Reject

@@ -57,17 +57,53 @@ impl StandingCoupons for DynamoCoupons {
         campaign: &CampaignId,
     ) -> Result<Option<Coupon>, PortError> {
         const OPERATION: &str = "read the coupon";
-        let request = self
-            .client
-            .get_item()
-            .table_name(&self.table)
-            .set_key(Some(coupon_key(partner, user, campaign)));
-        let output = request
-            .consistent_read(true)
-            .send()
-            .await
-            .map_err(|error| port_error(OPERATION, error))?;
-        output.item.map(|item| read(OPERATION, item)).transpose()
+        let keys = vec![coupon_key(partner, user, campaign)];
+        for tries in 0..TRIES_OF_A_READ {
+            if let Some(mut items) =
+                read_at_once(&self.client, &self.table, OPERATION, keys.clone()).await?
+            {
+                return items.pop().map(|item| read(OPERATION, item)).transpose();
+            }
+            pause(tries).await;
+        }
+        Err(PortError::retry(OPERATION, "it is being written"))
+    }
+}
+
+/// How often a single coupon that is being written is read.
+const TRIES_OF_A_READ: u32 = 3;
+
+/// A random time of at most 20 ms times 2 to the power of `tries`: a transaction takes less than 100 ms.
+async fn pause(tries: u32) {
+    let most = 20_000_u64 << tries.min(5);
+    tokio::time::sleep(std::time::Duration::from_micros(fastrand::u64(..most))).await;
+}
+
+/// The items under these keys (at most 100) as of one instant, those that do not exist left out; `None` if one of them
+/// is being written. A plain read may see the stock counter of a transaction and not yet its coupon.
+async fn read_at_once(
+    client: &Client,
+    table: &str,
+    operation: &'static str,
+    keys: Vec<Item>,
+) -> Result<Option<Vec<Item>>, PortError> {
+    let get = |key| {
+        let get = Get::builder().table_name(table).set_key(Some(key)).build();
+        get.map(|get| TransactGetItem::builder().get(get).build())
+            .map_err(|error| PortError::reject(operation, error))
+    };
+    let gets = keys.into_iter().map(get).collect::<Result<_, _>>()?;
+    let sent = client.transact_get_items().set_transact_items(Some(gets));
+    match sent.send().await {
+        Ok(output) => {
+            let responses = output.responses.unwrap_or_default().into_iter();
+            let items = responses.filter_map(|response| response.item);
+            Ok(Some(items.filter(|item| !item.is_empty()).collect()))
+        }
+        Err(error) => match error.as_service_error() {
+            Some(TransactGetItemsError::TransactionCanceledException(_)) => Ok(None),
+            _ => Err(port_error(operation, error)),
+        },
     }
 }
 
@@ -179,37 +215,11 @@ impl CouponLedger for DynamoLedger {
         users: &[UserId],
     ) -> Result<Confirmation, PortError> {
         const OPERATION: &str = "confirm the coupons";
-        let mut items = Vec::with_capacity(users.len());
-        for user in users {
-            let at = coupon_key(&campaign.partner_id, user, &campaign.campaign_id);
-            let get = Get::builder()
-                .table_name(&self.coupons)
-                .set_key(Some(at))
-                .build();
-            let get = get.map_err(|error| PortError::reject(OPERATION, error))?;
-            items.push(TransactGetItem::builder().get(get).build());
-        }
-        match self
-            .client
-            .transact_get_items()
-            .set_transact_items(Some(items))
-            .send()
-            .await
-        {
-            Ok(output) => {
-                let found = output
-                    .responses
-                    .unwrap_or_default()
-                    .into_iter()
-                    .filter_map(|response| response.item);
-                Ok(Confirmation::Standing(by_user(OPERATION, found.collect())?))
-            }
-            Err(error) => match error.as_service_error() {
-                Some(TransactGetItemsError::TransactionCanceledException(_)) => {
-                    Ok(Confirmation::Busy)
-                }
-                _ => Err(port_error(OPERATION, error)),
-            },
+        let at = |user: &UserId| coupon_key(&campaign.partner_id, user, &campaign.campaign_id);
+        let keys = users.iter().map(at).collect();
+        match read_at_once(&self.client, &self.coupons, OPERATION, keys).await? {
+            Some(items) => Ok(Confirmation::Standing(by_user(OPERATION, items)?)),
+            None => Ok(Confirmation::Busy),
         }
     }
 }
@@ -304,3 +314,6 @@ fn coupon_reason(reason: &CancellationReason) -> Result<CouponReason, PortError>
         _ => Ok(CouponReason::Busy),
     }
 }
+
+#[cfg(test)]
+mod accounting;

@@ -107,15 +107,16 @@ struct Standing {
 }
 
 impl Standing {
-    /// The marks are read first: only who held no coupon after they were set may be refused for them.
+    /// One after the other. The sold mark stands before an early closing can (the catalog's contract), so a record read
+    /// first never shows the end without the mark; and only who held no coupon after both may be refused for them.
     async fn read<P: Ports>(
         api: &Api<P>,
         partner: &PartnerId,
         id: &CampaignId,
         user: &UserId,
     ) -> Result<Self, Problem> {
-        let sold = async { api.campaigns.is_sold(id).await.map_err(Problem::from) };
-        let (campaign, sold) = tokio::try_join!(own_campaign(api, partner, id), sold)?;
+        let campaign = own_campaign(api, partner, id).await?;
+        let sold = api.campaigns.is_sold(id).await?;
         let coupon: Result<_, PortError> = api.coupons.coupon(partner, user, id).await;
         Ok(Self {
             campaign,

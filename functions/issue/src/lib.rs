@@ -1,0 +1,3 @@
+//! `issue` without its composition, so that the simulator runs the very handler that is deployed. No adapter in here.
+
+pub mod handler;
