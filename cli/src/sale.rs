@@ -29,13 +29,13 @@ use self::latency::Latencies;
 use self::report::Report;
 use self::verify::{Broadcast, Evidence, judge};
 use self::wishes::wishes_of;
-use crate::CommandError;
 use crate::arguments::SalePlan;
 use crate::open_files;
 use crate::terminal::{Terminal, grouped};
+use crate::{CommandError, Verdict};
 
 /// Customers in a handshake at the same time: each costs three function runs (API, authorizer, `$connect`).
-const HANDSHAKES_AT_ONCE: usize = 48;
+const HANDSHAKES_AT_ONCE: usize = 24;
 /// How long the crowd may take to come in, beyond its pace.
 const GATHERING: Duration = Duration::from_secs(120);
 /// How long after the first claim the last answer may come.
@@ -52,15 +52,6 @@ const CUT_ONE_IN: usize = 10;
 const USERS_ASKED: usize = 200;
 /// Calls at the API at the same time.
 const CALLS_AT_ONCE: usize = 16;
-
-/// How the sale ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// Every promise was kept.
-    Held,
-    /// At least one was not.
-    Broken,
-}
 
 pub(crate) async fn run(
     plan: &SalePlan,

@@ -131,7 +131,7 @@ pub struct ClaimMessage {
 #[derive(Debug, Error)]
 pub enum ClaimMessageError {
     /// Not JSON, a field missing, or a value out of its bounds.
-    #[error("not a claim message: {0}")]
+    #[error("not a claim message: {}", complaint(.0))]
     Malformed(#[from] serde_json::Error),
     /// A version this code does not know.
     #[error("not a claim message: version {0} is unknown")]
@@ -142,6 +142,22 @@ pub enum ClaimMessageError {
     /// The queue's own time of the message is missing.
     #[error("not a claim message: {0}")]
     Attribute(#[from] InvalidValue),
+}
+
+/// Serde's complaint, kept only where it is ours or names a field: others quote the offending value.
+fn complaint(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    if text.starts_with("missing field") || text.contains(" must be ") {
+        text
+    } else if error.is_data() {
+        format!("a field is of the wrong type, column {}", error.column())
+    } else {
+        format!(
+            "no JSON from line {}, column {}",
+            error.line(),
+            error.column()
+        )
+    }
 }
 
 impl ClaimMessage {
@@ -215,7 +231,11 @@ mod tests {
     #[test]
     fn what_is_no_claim_is_named_without_its_content() {
         for (bad, says) in [
-            ("hello".to_owned(), "expected value"),
+            ("hello".to_owned(), "no JSON"),
+            (
+                body("").replace("\"version\":1", "\"version\":\"SECRET\""),
+                "wrong type",
+            ),
             (body("").replace("\"userId\":\"u\"", "\"x\":1"), "userId"),
             (body("").replace("\"u\"", "\"a b\""), "userId must be"),
             (
@@ -226,6 +246,7 @@ mod tests {
         ] {
             let error = ClaimMessage::parse(&bad, SENT).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
+            assert!(!error.contains("SECRET"), "{error}");
         }
     }
 

@@ -279,6 +279,12 @@ fn visibility_is_six_times_the_timeout_plus_the_window_and_batches_answer_in_par
 }
 
 #[test]
+fn a_batch_of_claims_fills_its_transactions() {
+    let size = resources()["ClaimsEventSource"]["Properties"]["BatchSize"].as_u64();
+    assert_eq!(size.unwrap() % firstcome_core::MAX_CHUNK as u64, 0);
+}
+
+#[test]
 fn every_route_targets_an_alias() {
     let api = &resources()["WebSocketApi"]["Properties"];
     let routes = api["Routes"].as_mapping().unwrap();

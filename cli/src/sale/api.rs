@@ -13,7 +13,7 @@ use super::backoff;
 /// How long one call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often a call is tried while the API says 429 or 5xx, or does not answer.
-const ATTEMPTS: u32 = 10;
+const ATTEMPTS: u32 = 20;
 
 /// Why the API did not do what was asked, as one line.
 #[derive(Debug, thiserror::Error)]

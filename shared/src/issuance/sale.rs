@@ -17,8 +17,8 @@ use crate::{
     UserId, Verdict, coupon_code,
 };
 
-/// Transactions in flight at once, each on another shard: a batch of 500 (template.yaml) in one round.
-const CHUNKS_AT_ONCE: usize = 6;
+/// Transactions in flight at once, each on another shard: a batch of 495 (template.yaml) in one round.
+const CHUNKS_AT_ONCE: usize = 5;
 /// How often a chunk of unknown outcome is sent again, unchanged, before its users go back to the queue.
 const REPEATS_OF_UNKNOWN: u32 = 4;
 /// Users in one transactional read (DynamoDB `TransactGetItems`: 100 items).
