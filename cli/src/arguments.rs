@@ -1,9 +1,9 @@
 //! The command line, as clap reads it. Names are public (README.md, Makefile).
 
 use clap::{Args, Parser, Subcommand};
-use firstcome_core::Scope;
+use firstcome_core::{CampaignId, Queue, Reason, Scope};
 
-/// First-come-first-served coupons on AWS: partners' keys, and a whole flash sale as a load test.
+/// First-come-first-served coupons on AWS: partners' keys, dead letters, audits, and a whole flash sale as a load test.
 ///
 /// Reads the AWS environment (AWS_ENDPOINT_URL, AWS_REGION, credentials); for the local stack: eval "$(make -s env)".
 #[derive(Debug, Parser)]
@@ -26,6 +26,11 @@ pub(crate) enum Command {
     Partner(PartnerCommand),
     /// Run a flash sale with real WebSocket clients and check its result in the tables
     Sale(SalePlan),
+    /// Look at dead letters, send them again, drop them
+    #[command(subcommand)]
+    Dlq(DlqCommand),
+    /// Count a campaign's coupons against its stock counters, after the sale
+    Audit(AuditPlan),
 }
 
 #[derive(Debug, Subcommand)]
@@ -72,10 +77,103 @@ pub(crate) struct SalePlan {
     pub(crate) rate: u32,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum DlqCommand {
+    /// List dead letters with the reason of each; never their bodies
+    List(LetterFilter),
+    /// Show one letter whole. Its body may hold personal data
+    Show {
+        /// Whose dead letters
+        #[arg(long, default_value = "claims", value_parser = queue)]
+        queue: Queue,
+        /// The letter's message id
+        #[arg(long, value_name = "MESSAGE_ID")]
+        id: String,
+    },
+    /// Send letters to their queue again; safe to repeat. Unlike SQS's own redrive, it keeps each claim's own time
+    Replay(LetterChoice),
+    /// Delete letters for good. With --all, those that could be replayed are kept unless --reason names theirs
+    Drop {
+        #[command(flatten)]
+        choice: LetterChoice,
+        /// Really
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LetterFilter {
+    /// Whose dead letters: claims, deliveries or broadcast
+    #[arg(long, default_value = "claims", value_parser = queue)]
+    pub(crate) queue: Queue,
+    /// Only those about this campaign
+    #[arg(long, value_name = "ID", value_parser = campaign)]
+    pub(crate) campaign: Option<CampaignId>,
+    /// Only those that died of this: unparseable, unknown_campaign or exhausted_retries
+    #[arg(long, value_parser = reason)]
+    pub(crate) reason: Option<Reason>,
+    /// How many letters to look at; the others are told as not seen
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) limit: u32,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LetterChoice {
+    #[command(flatten)]
+    pub(crate) filter: LetterFilter,
+    /// This letter; may be given several times
+    #[arg(
+        long,
+        value_name = "MESSAGE_ID",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
+    pub(crate) id: Vec<String>,
+    /// Every letter that the filters let through
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct AuditPlan {
+    /// The campaign's id
+    #[arg(long, value_name = "ID", value_parser = campaign)]
+    pub(crate) campaign: CampaignId,
+    /// Read units per second for the scan of the Coupons table; one reads 4 KB, about 8 coupons. One partition gives 3,000,
+    /// a table 40,000 by default
+    #[arg(long, default_value_t = 1000, value_name = "UNITS", value_parser = clap::value_parser!(u32).range(1..=40_000))]
+    pub(crate) rate: u32,
+    /// Set a sold mark that is missing: the one repair that is safe, because stock never rises
+    #[arg(long)]
+    pub(crate) repair: bool,
+}
+
+fn queue(text: &str) -> Result<Queue, String> {
+    one_of(text, "queue", &Queue::ALL, Queue::as_str)
+}
+
+fn reason(text: &str) -> Result<Reason, String> {
+    one_of(text, "reason", &Reason::ALL, Reason::as_str)
+}
+
+fn one_of<T: Copy>(
+    text: &str,
+    what: &str,
+    all: &[T],
+    name: fn(T) -> &'static str,
+) -> Result<T, String> {
+    let names: Vec<&str> = all.iter().copied().map(name).collect();
+    let found = all.iter().copied().find(|one| name(*one) == text);
+    found.ok_or_else(|| format!("a {what} is one of {}", names.join(", ")))
+}
+
+fn campaign(text: &str) -> Result<CampaignId, String> {
+    CampaignId::new(text).map_err(|error| error.to_string())
+}
+
 fn scope(text: &str) -> Result<Scope, String> {
-    let known = || Scope::ALL.map(Scope::as_str).join(", ");
-    let found = Scope::ALL.into_iter().find(|scope| scope.as_str() == text);
-    found.ok_or_else(|| format!("a scope is one of {}", known()))
+    one_of(text, "scope", &Scope::ALL, Scope::as_str)
 }
 
 #[cfg(test)]
@@ -96,6 +194,32 @@ mod tests {
                 .unwrap_err()
                 .contains("campaigns, tickets, claims")
         );
+    }
+
+    #[test]
+    fn letters_are_chosen_by_id_or_all_and_never_by_accident() {
+        let parsed = |line: &str| Arguments::try_parse_from(line.split(' ')).is_ok();
+        for good in [
+            "firstcome dlq list",
+            "firstcome dlq list --queue deliveries --reason exhausted_retries --campaign k --limit 5",
+            "firstcome dlq show --id m",
+            "firstcome dlq replay --all",
+            "firstcome dlq replay --id m --id n",
+            "firstcome dlq drop --all --reason unparseable --yes",
+        ] {
+            assert!(parsed(good), "{good}");
+        }
+        for bad in [
+            "firstcome dlq replay",
+            "firstcome dlq drop --yes",
+            "firstcome dlq replay --all --id m",
+            "firstcome dlq show",
+            "firstcome dlq list --reason none",
+            "firstcome dlq list --queue wallets",
+            "firstcome audit",
+        ] {
+            assert!(!parsed(bad), "{bad}");
+        }
     }
 
     #[test]

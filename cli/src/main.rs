@@ -1,6 +1,8 @@
 //! `firstcome`: the operator's commands and the load client. Composition only: arguments in, exit code out.
 
 mod arguments;
+mod audit;
+mod dlq;
 mod open_files;
 mod partner;
 mod sale;
@@ -12,8 +14,16 @@ use clap::Parser;
 use firstcome_core::aws::operator::OperatorError;
 
 use crate::arguments::{Arguments, Command};
-use crate::sale::Verdict;
 use crate::terminal::Terminal;
+
+/// How a command that could be carried out ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Every promise was kept; everything that was asked for was done. Exit code 0.
+    Held,
+    /// At least one was not; something was left undone. Exit code 1.
+    Broken,
+}
 
 /// Why a command could not be carried out, as one line.
 #[derive(Debug, thiserror::Error)]
@@ -54,5 +64,7 @@ async fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Verdict, Comm
             .await
             .map(|()| Verdict::Held),
         Command::Sale(plan) => sale::run(plan, &arguments.stack, terminal).await,
+        Command::Dlq(command) => dlq::run(command, &arguments.stack, terminal).await,
+        Command::Audit(plan) => audit::run(plan, &arguments.stack, terminal).await,
     }
 }

@@ -2,6 +2,7 @@
 //! With default features no AWS crate is compiled; only `aws` names the SDK, only `memory` holds fakes.
 
 mod announcements;
+mod audit;
 #[cfg(feature = "aws")]
 pub mod aws;
 mod broadcast;
@@ -11,6 +12,7 @@ mod catalog;
 mod claim;
 mod connection;
 mod coupon;
+mod dead_letters;
 mod directory;
 mod frame;
 mod gate;
@@ -28,6 +30,7 @@ mod ticket;
 mod timestamp;
 
 pub use announcements::*;
+pub use audit::*;
 pub use broadcast::*;
 pub use cache::*;
 pub use campaign::*;
@@ -35,6 +38,7 @@ pub use catalog::*;
 pub use claim::*;
 pub use connection::*;
 pub use coupon::*;
+pub use dead_letters::*;
 pub use directory::*;
 pub use frame::*;
 pub use gate::*;

@@ -5,8 +5,10 @@
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "these are tests")]
 
+mod audit;
 mod broadcasts;
 mod claims;
+mod dead_letters;
 mod http;
 mod other_partner;
 mod queue;

@@ -1,0 +1,243 @@
+//! Partners and their API keys, of which only hashes are kept.
+
+use aws_sdk_dynamodb::{
+    error::ProvideErrorMetadata,
+    types::{AttributeValue, Put, TransactWriteItem},
+};
+use ulid::Ulid;
+
+use super::{Item, Operator, OperatorError, now, text};
+use crate::{ApiKey, PartnerId, Scope, Timestamp};
+
+/// A new partner and the one time its key is seen. No `Debug`: it holds the key.
+pub struct NewPartner {
+    /// The partner.
+    pub partner_id: PartnerId,
+    /// The part of the key that may be logged; `revoke_key` takes it.
+    pub key_id: String,
+    /// The key.
+    pub api_key: String,
+}
+
+/// What is kept of a partner's key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredKey {
+    /// The key's public part.
+    pub key_id: String,
+    /// What it may be used for.
+    pub scopes: Vec<Scope>,
+    /// Whether it still opens the door, its expiry aside.
+    pub active: bool,
+}
+
+impl Operator {
+    /// Creates a partner with one key.
+    ///
+    /// # Errors
+    /// [`OperatorError`] if randomness or the call fails.
+    pub async fn create_partner(
+        &self,
+        name: &str,
+        scopes: &[Scope],
+        expires_at: Option<Timestamp>,
+    ) -> Result<NewPartner, OperatorError> {
+        let now = now();
+        let id = Ulid::from_parts(now.millis().unsigned_abs(), random_u128()?);
+        let partner_id = PartnerId::new(id.to_string())?;
+        let (key, key_item) = new_key(&partner_id, scopes, expires_at)?;
+        let partner_item = Item::from([
+            ("pk".to_owned(), AttributeValue::S("PARTNER".to_owned())),
+            ("sk".to_owned(), AttributeValue::S(partner_id.to_string())),
+            ("name".to_owned(), AttributeValue::S(name.to_owned())),
+            ("createdAt".to_owned(), AttributeValue::S(now.to_string())),
+        ]);
+        self.put_new_partner_items([partner_item, key_item]).await?;
+        Ok(NewPartner {
+            partner_id,
+            key_id: key.key_id().to_owned(),
+            api_key: key.reveal(),
+        })
+    }
+
+    /// Gives a partner one more key; those it has stay good until they are revoked.
+    ///
+    /// # Errors
+    /// [`OperatorError`] if there is no such partner, or randomness or a call fails.
+    pub async fn add_key(
+        &self,
+        partner: &PartnerId,
+        scopes: &[Scope],
+    ) -> Result<NewPartner, OperatorError> {
+        let found = self
+            .find_item(&self.stack.partners_table, "PARTNER", partner.as_str())
+            .await?;
+        found.ok_or_else(|| OperatorError::MissingItem(format!("partner {partner}")))?;
+        let (key, item) = new_key(partner, scopes, None)?;
+        self.put_new_partner_items([item]).await?;
+        Ok(NewPartner {
+            partner_id: partner.clone(),
+            key_id: key.key_id().to_owned(),
+            api_key: key.reveal(),
+        })
+    }
+
+    /// Every key of a partner. Scans the table: there is no index from a partner to its keys.
+    ///
+    /// # Errors
+    /// [`OperatorError`] if a call fails or an item is malformed.
+    pub async fn keys(&self, partner: &PartnerId) -> Result<Vec<StoredKey>, OperatorError> {
+        let mut pages = self
+            .dynamo
+            .scan()
+            .table_name(&self.stack.partners_table)
+            .consistent_read(true)
+            .filter_expression("sk = :key AND partnerId = :partner")
+            .expression_attribute_values(":key", AttributeValue::S("KEY".to_owned()))
+            .expression_attribute_values(":partner", AttributeValue::S(partner.to_string()))
+            .into_paginator()
+            .items()
+            .send();
+        let mut keys = Vec::new();
+        while let Some(item) = pages.next().await {
+            keys.push(stored_key(
+                &item.map_err(|error| self.failed("scan the keys", error))?,
+            )?);
+        }
+        Ok(keys)
+    }
+
+    /// Revokes a key; again is harmless. Functions that hold it in their caches may honour it a little longer.
+    ///
+    /// # Errors
+    /// [`OperatorError`] if there is no such key or the call fails.
+    pub async fn revoke_key(&self, key_id: &str) -> Result<(), OperatorError> {
+        let update = self
+            .dynamo
+            .update_item()
+            .table_name(&self.stack.partners_table)
+            .key("pk", AttributeValue::S(format!("KEY#{key_id}")))
+            .key("sk", AttributeValue::S("KEY".to_owned()))
+            .update_expression("SET #status = :revoked")
+            .condition_expression("attribute_exists(pk)")
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_values(":revoked", AttributeValue::S("revoked".to_owned()));
+        match update.send().await {
+            Ok(_) => Ok(()),
+            Err(error) if error.code() == Some("ConditionalCheckFailedException") => {
+                Err(OperatorError::MissingItem(format!("key {key_id}")))
+            }
+            Err(error) => Err(self.failed("revoke the key", error)),
+        }
+    }
+
+    async fn put_new_partner_items<const N: usize>(
+        &self,
+        items: [Item; N],
+    ) -> Result<(), OperatorError> {
+        const OPERATION: &str = "store the partner's key";
+        let mut transaction = self.dynamo.transact_write_items();
+        for item in items {
+            let put = Put::builder()
+                .table_name(&self.stack.partners_table)
+                .set_item(Some(item))
+                .condition_expression("attribute_not_exists(pk)")
+                .build()
+                .map_err(|error| OperatorError::Call {
+                    operation: OPERATION,
+                    message: error.to_string(),
+                })?;
+            transaction = transaction.transact_items(TransactWriteItem::builder().put(put).build());
+        }
+        transaction
+            .send()
+            .await
+            .map(|_| ())
+            .map_err(|error| self.failed(OPERATION, error))
+    }
+}
+
+/// A new key and the item that is kept of it (only a hash of the secret).
+fn new_key(
+    partner: &PartnerId,
+    scopes: &[Scope],
+    expires_at: Option<Timestamp>,
+) -> Result<(ApiKey, Item), OperatorError> {
+    let id = getrandom::u64().map_err(OperatorError::Randomness)?;
+    let key = ApiKey::from_random(id, [random_u128()?, random_u128()?]);
+    let scopes = scopes
+        .iter()
+        .map(|scope| AttributeValue::S(scope.as_str().to_owned()))
+        .collect();
+    let mut item = Item::from([
+        (
+            "pk".to_owned(),
+            AttributeValue::S(format!("KEY#{}", key.key_id())),
+        ),
+        ("sk".to_owned(), AttributeValue::S("KEY".to_owned())),
+        (
+            "partnerId".to_owned(),
+            AttributeValue::S(partner.to_string()),
+        ),
+        ("sha256".to_owned(), AttributeValue::S(key.secret_sha256())),
+        ("scopes".to_owned(), AttributeValue::L(scopes)),
+        ("status".to_owned(), AttributeValue::S("active".to_owned())),
+    ]);
+    if let Some(end) = expires_at {
+        item.insert("expiresAt".to_owned(), AttributeValue::S(end.to_string()));
+    }
+    Ok((key, item))
+}
+
+fn random_u128() -> Result<u128, OperatorError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(OperatorError::Randomness)?;
+    Ok(u128::from_be_bytes(bytes))
+}
+
+fn stored_key(item: &Item) -> Result<StoredKey, OperatorError> {
+    let key = text(item, "a key", "pk")?;
+    let malformed = |attribute| OperatorError::MalformedItem {
+        item: key.to_owned(),
+        attribute,
+    };
+    let names = item
+        .get("scopes")
+        .and_then(|value| value.as_l().ok())
+        .ok_or_else(|| malformed("scopes"))?;
+    let scope = |name: &AttributeValue| {
+        Scope::ALL
+            .into_iter()
+            .find(|scope| name.as_s().is_ok_and(|text| text == scope.as_str()))
+    };
+    Ok(StoredKey {
+        key_id: key
+            .strip_prefix("KEY#")
+            .ok_or_else(|| malformed("pk"))?
+            .to_owned(),
+        scopes: names.iter().filter_map(scope).collect(),
+        active: text(item, key, "status")? == "active",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stored_key_holds_a_hash_and_not_the_secret() {
+        let partner = PartnerId::new("acme").unwrap();
+        let (key, item) = new_key(&partner, &[Scope::Tickets], None).unwrap();
+        assert_eq!(text(&item, "key", "sha256").unwrap(), key.secret_sha256());
+        let revealed = key.reveal();
+        let secret = revealed.rsplit('_').next().unwrap();
+        assert!(!format!("{item:?}").contains(secret));
+        assert_eq!(
+            stored_key(&item).unwrap(),
+            StoredKey {
+                key_id: key.key_id().to_owned(),
+                scopes: vec![Scope::Tickets],
+                active: true
+            }
+        );
+    }
+}
