@@ -3,11 +3,13 @@ LOCAL_PORT ?= 4566
 USERS ?= 1000
 STOCK ?= 300
 AUTH ?= false
+SEEDS ?= 100000
+RUNS ?= 3
 export LOCAL_PORT AUTH
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
-.PHONY: demo test up down outputs env watch bench help
+.PHONY: demo test up down outputs env watch bench simulate model chaos help
 
 demo: up ## One flash sale on this machine: USERS=1000 STOCK=300
 	@eval "$$(tools/stack env)" && cargo run -q -p firstcome-cli -- sale --users $(USERS) --stock $(STOCK)
@@ -33,6 +35,17 @@ watch: ## cargo lambda watch, with the local stack's environment
 bench: ## Side-by-side benchmarks, as tables
 	@test -d bench || { echo "no benchmarks yet: bench/ does not exist" >&2; exit 1; }
 	@cargo bench -p firstcome-bench
+
+simulate: ## Issuance in a simulated world at its worst: SEEDS=100000
+	@cargo run -q --release -p firstcome-simulator -- --seeds $(SEEDS)
+
+model: ## Every state of the issuance protocol in small sales
+	@cargo run -q --release -p firstcome-model
+
+chaos: USERS = 500
+chaos: STOCK = 200
+chaos: ## Flash sales under faults and kill -9, all exact: RUNS=3 USERS=500 STOCK=200
+	@tools/chaos --runs $(RUNS) --users $(USERS) --stock $(STOCK)
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

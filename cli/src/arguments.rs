@@ -1,7 +1,7 @@
 //! The command line, as clap reads it. Names are public (README.md, Makefile).
 
 use clap::{Args, Parser, Subcommand};
-use firstcome_core::{CampaignId, Queue, Reason, Scope};
+use firstcome_core::{CampaignId, Queue, Reason, Scope, Timestamp};
 
 /// First-come-first-served coupons on AWS: partners' keys, dead letters, audits, and a whole flash sale as a load test.
 ///
@@ -43,8 +43,17 @@ pub(crate) enum PartnerCommand {
         /// What the key may be used for [default: everything]
         #[arg(long, value_delimiter = ',', value_parser = scope, value_name = "SCOPE,…")]
         scopes: Vec<Scope>,
+        /// When the key stops working, such as 2027-01-31T09:00:00Z [default: never]
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        expires_at: Option<Timestamp>,
     },
-    /// Give a partner a new key; the old ones work until they are revoked
+    /// List the partners, or one partner's keys; never a secret
+    List {
+        /// The partner whose keys to list
+        #[arg(long, value_name = "ID")]
+        partner: Option<String>,
+    },
+    /// Give a partner a new key; the old ones work until they are revoked, or for --overlap
     Rotate {
         /// The partner's id
         #[arg(long, value_name = "ID")]
@@ -52,8 +61,14 @@ pub(crate) enum PartnerCommand {
         /// What the new key may be used for [default: what the active ones may]
         #[arg(long, value_delimiter = ',', value_parser = scope, value_name = "SCOPE,…")]
         scopes: Vec<Scope>,
+        /// When the new key stops working [default: never]
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        expires_at: Option<Timestamp>,
+        /// How long the old keys go on working, in seconds [default: until they are revoked]
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=31_536_000))]
+        overlap: Option<u32>,
     },
-    /// Revoke a key
+    /// Revoke a key; functions that hold it in their caches honour it for up to a minute more
     Revoke {
         /// The key's id: the part between the underscores of fck_<id>_<secret>
         #[arg(long, value_name = "ID")]
@@ -147,6 +162,10 @@ pub(crate) struct AuditPlan {
     /// Set a sold mark that is missing: the one repair that is safe, because stock never rises
     #[arg(long)]
     pub(crate) repair: bool,
+}
+
+fn time(text: &str) -> Result<Timestamp, String> {
+    Timestamp::parse(text).map_err(|error| error.to_string())
 }
 
 fn queue(text: &str) -> Result<Queue, String> {

@@ -46,6 +46,9 @@ const BROADCASTING: Duration = Duration::from_secs(240);
 /// How long a socket that died may stay in the table: it is removed by `$disconnect`, or by the first broadcast that
 /// meets it when it is 30 s old.
 const FORGETTING: Duration = Duration::from_secs(120);
+/// While it stays, how often a broadcast is sent that can meet it: `$disconnect` never comes for a handshake that failed
+/// after its function had registered the connection.
+const ROLL_CALLS: Duration = Duration::from_secs(35);
 /// One socket in this many is cut.
 const CUT_ONE_IN: usize = 10;
 /// How many users' claims the API is asked about in the end; the tables are read whole.
@@ -305,6 +308,7 @@ impl<'run> Sale<'run> {
     async fn settled_memberships(&mut self) -> Result<usize, CommandError> {
         let started = Instant::now();
         let topic = Topic::Partner(self.partner.clone());
+        let mut roll_call = started + ROLL_CALLS;
         loop {
             let memberships = self.operator.members(&topic).await?.len();
             let open = self.crowd.tally.present.len();
@@ -316,6 +320,10 @@ impl<'run> Sale<'run> {
                 );
                 self.terminal.step("clean-up", &words, started.elapsed());
                 return Ok(memberships);
+            }
+            if Instant::now() >= roll_call {
+                self.api.broadcast(None, "roll call").await?;
+                roll_call += ROLL_CALLS;
             }
             self.crowd
                 .watch(Instant::now() + Duration::from_secs(1), |_| false)

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::api::PartnerApi;
@@ -17,6 +17,11 @@ use super::wishes::{Answer, Heard, Wishes};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest such wait.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(60);
+/// Repeats that the whole crowd has under way at once. The first claims come all together; but who was refused comes again
+/// only as fast as others are answered, or the refusing would take all the time of whoever could answer.
+const REPEATS_AT_ONCE: usize = 32;
+/// How long to wait for a place among those who repeat.
+const QUEUEING: Duration = Duration::from_millis(400);
 /// The gateway closes a socket that is silent for 10 min; the interface asks for a ping every 5.
 const PING_INTERVAL: Duration = Duration::from_secs(240);
 /// How often a handshake is tried before the customer goes home.
@@ -70,6 +75,7 @@ pub(crate) struct Entrance {
     pub(crate) campaign: String,
     pace: Mutex<Interval>,
     handshakes: Semaphore,
+    repeats: Arc<Semaphore>,
 }
 
 impl Entrance {
@@ -82,6 +88,7 @@ impl Entrance {
             campaign,
             pace: Mutex::new(pace),
             handshakes: Semaphore::new(at_once),
+            repeats: Arc::new(Semaphore::new(REPEATS_AT_ONCE)),
         }
     }
 
@@ -124,6 +131,8 @@ pub(crate) struct State {
     due: Option<(Instant, Due)>,
     /// Whether it is due because the gateway refused it, not because nothing came.
     was_refused: bool,
+    /// Its place among those who repeat, until something answers.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,6 +179,7 @@ impl Customer {
 
     async fn attend(&mut self, mut socket: Socket) -> End {
         self.state.subscribed = false;
+        self.state.place = None;
         self.say(Due::Subscribe, &mut socket).await;
         let mut ping = interval(PING_INTERVAL);
         ping.reset();
@@ -211,6 +221,14 @@ impl Customer {
     }
 
     async fn say_again(&mut self, due: Due, socket: &mut Socket) {
+        if self.state.place.is_none() {
+            let Ok(place) = Arc::clone(&self.entrance.repeats).try_acquire_owned() else {
+                let soon = Instant::now() + backoff::around(QUEUEING, fastrand::f64());
+                self.state.due = Some((soon, due));
+                return;
+            };
+            self.state.place = Some(place);
+        }
         if !self.state.was_refused {
             self.state.unheard = self.state.unheard.saturating_add(1);
             self.tell(Event::AskedAgain);
@@ -247,6 +265,9 @@ impl Customer {
     }
 
     fn hear(&mut self, frame: Frame) {
+        if !matches!(frame, Frame::Broadcast { .. } | Frame::Other) {
+            self.state.place = None;
+        }
         match frame {
             Frame::Gateway(text) => self.refused(text),
             Frame::Error { code, message } => self.refused(format!("{code}: {message}")),

@@ -17,8 +17,11 @@ use tokio::time::Instant;
 /// function 10 s.
 const RESERVE: Duration = Duration::from_millis(2500);
 
-/// An undecided claim comes back after a random time of so many seconds.
-const RETURN_SECONDS: std::ops::RangeInclusive<u16> = 1..=5;
+/// An undecided claim comes back after a random time of up to so many seconds, at first; from its third visit on the bound
+/// doubles each time, so that the ten receives of template.yaml outlast minutes of trouble and not seconds.
+const FIRST_RETURN_SECONDS: u16 = 5;
+/// The longest such time.
+const LAST_RETURN_SECONDS: u16 = 60;
 
 /// When deciding has to end for the invocation to end in time.
 pub fn deadline(context: &Context) -> Instant {
@@ -120,11 +123,8 @@ where
                     answers = messages.len(),
                     "answers not sent"
                 );
-                unanswered.extend(
-                    messages
-                        .into_iter()
-                        .map(|message| (message, fastrand::u16(RETURN_SECONDS))),
-                );
+                let back = |message| (message, seconds_away(message));
+                unanswered.extend(messages.into_iter().map(back));
             }
         }
         unanswered
@@ -198,8 +198,16 @@ fn undecided<'a>(received: &[Received<'a>], decisions: &Decisions) -> Returns<'a
         .zip(&decisions.verdicts)
         .filter(|(_, verdict)| verdict.is_none());
     pairs
-        .map(|(received, _)| (received.message, fastrand::u16(RETURN_SECONDS)))
+        .map(|(received, _)| (received.message, seconds_away(received.message)))
         .collect()
+}
+
+/// How long a message that could not be decided stays away.
+fn seconds_away(message: &SqsMessage) -> u16 {
+    let receives = message.attributes.get("ApproximateReceiveCount");
+    let visits: u32 = receives.and_then(|count| count.parse().ok()).unwrap_or(1);
+    let bound = FIRST_RETURN_SECONDS.saturating_mul(2_u16.saturating_pow(visits.saturating_sub(2)));
+    fastrand::u16(1..=bound.min(LAST_RETURN_SECONDS))
 }
 
 /// The answers somebody waits for on a socket.

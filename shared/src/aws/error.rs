@@ -22,9 +22,9 @@ const PATIENCE: [&str; 14] = [
     "RequestTimeout",
 ];
 
-/// Whether the service's error code asks for patience.
+/// Whether the service's error code asks for patience; SQS may name it with its namespace.
 pub(crate) fn asks_for_patience(code: Option<&str>) -> bool {
-    code.is_some_and(|code| PATIENCE.contains(&code))
+    code.is_some_and(|code| PATIENCE.contains(&code.trim_start_matches("AWS.SimpleQueueService.")))
 }
 
 /// The port's error for a failed call.

@@ -44,6 +44,7 @@ struct State {
     issue_calls: usize,
     stock_reads: usize,
     failing: bool,
+    failing_marks: bool,
 }
 
 /// A store in memory; clones share it.
@@ -110,6 +111,11 @@ impl MemoryLedger {
         self.state().failing = failing;
     }
 
+    /// From now on (or no more) sold marks cannot be set.
+    pub fn fail_marks(&self, failing: bool) {
+        self.state().failing_marks = failing;
+    }
+
     /// How often [`CouponLedger::issue`] was called.
     pub fn issue_calls(&self) -> usize {
         self.state().issue_calls
@@ -140,7 +146,19 @@ impl MemoryLedger {
             .collect()
     }
 
-    fn check(&self, operation: &'static str) -> Result<(), PortError> {
+    /// Looks at, and may change, the coupon under this key while nobody else does.
+    pub(super) fn with_coupon<T>(
+        &self,
+        partner: &PartnerId,
+        user: &UserId,
+        campaign: &CampaignId,
+        look: impl FnOnce(Option<&mut Coupon>) -> T,
+    ) -> T {
+        let key = (partner.clone(), user.clone(), campaign.clone());
+        look(self.state().coupons.get_mut(&key))
+    }
+
+    pub(super) fn check(&self, operation: &'static str) -> Result<(), PortError> {
         if self.state().failing {
             Err(PortError::retry(operation, "told to fail"))
         } else {
@@ -323,7 +341,11 @@ impl CouponLedger for MemoryLedger {
 
 impl SoldMarks for MemoryLedger {
     async fn mark_sold(&self, campaign: &Campaign) -> Result<Mark, PortError> {
-        self.check("mark the campaign sold out")?;
+        const OPERATION: &str = "mark the campaign sold out";
+        self.check(OPERATION)?;
+        if self.state().failing_marks {
+            return Err(PortError::retry(OPERATION, "told to fail"));
+        }
         let new = self.state().sold.insert(campaign.campaign_id.clone());
         Ok(if new { Mark::Set } else { Mark::Stood })
     }

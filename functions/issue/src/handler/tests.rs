@@ -132,7 +132,7 @@ async fn undecided_claims_come_back_within_seconds() {
             .outbox
             .returns()
             .iter()
-            .all(|(_, seconds)| RETURN_SECONDS.contains(seconds))
+            .all(|(_, seconds)| (1..=FIRST_RETURN_SECONDS).contains(seconds))
     );
 }
 
@@ -147,6 +147,29 @@ async fn claims_whose_answers_could_not_be_sent_come_again_to_the_same_answer() 
     assert!(bench.handle(CLAIMS).await.is_empty());
     assert_eq!(bench.ledger.coupons(&bench.campaign.campaign_id), coupons);
     assert_eq!(bench.outcomes(), [Outcome::Issued, Outcome::Issued]);
+}
+
+#[test]
+fn a_claim_in_trouble_stays_away_longer_with_every_visit() {
+    let longest = |visits: u32| {
+        let mut message = SqsMessage::default();
+        let count = ("ApproximateReceiveCount".into(), visits.to_string());
+        message.attributes.extend([count]);
+        (0..2000).map(|_| seconds_away(&message)).max()
+    };
+    let bounds: Vec<_> = (1..=10).filter_map(longest).collect();
+    assert_eq!(bounds, [5, 5, 10, 20, 40, 60, 60, 60, 60, 60]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_told_sold_out_before_the_mark_stands() {
+    let bench = bench(1);
+    bench.ledger.fail_marks(true);
+    assert_eq!(bench.handle(CLAIMS).await.len(), 1, "the loser comes again");
+    assert_eq!(bench.outcomes(), [Outcome::Issued]);
+    bench.ledger.fail_marks(false);
+    assert!(bench.handle(CLAIMS).await.is_empty());
+    assert!(bench.outcomes().contains(&Outcome::SoldOut));
 }
 
 #[tokio::test(start_paused = true)]
