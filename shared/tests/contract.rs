@@ -54,6 +54,8 @@ impl Store for MemoryLedger {
 
 #[derive(Clone)]
 struct Dynamo {
+    aws: Aws,
+    table: String,
     campaigns: DynamoCampaigns,
     ledger: DynamoLedger,
     catalog: DynamoCatalog,
@@ -85,7 +87,9 @@ async fn dynamo() -> Dynamo {
     Dynamo {
         campaigns: DynamoCampaigns::new(&aws, table.clone()),
         ledger: DynamoLedger::new(&aws, table.clone(), table.clone()),
-        catalog: DynamoCatalog::new(&aws, table),
+        catalog: DynamoCatalog::new(&aws, table.clone()),
+        table,
+        aws,
     }
 }
 
@@ -202,6 +206,85 @@ async fn the_identical_chunk_is_applied_once(store: &impl Store) {
     assert_eq!(books(store, &campaign).await, (7, 3));
 }
 
+async fn a_repeat_is_told_that_it_was_issued_whatever_happened_since(store: &impl Store) {
+    let campaign = campaign(3);
+    store.add(&campaign).await;
+    let chunk = chunk(&campaign, 0, 0..3);
+    assert_eq!(issue(store, &chunk).await, ChunkOutcome::Issued);
+    assert_eq!(
+        issue(store, &chunk).await,
+        ChunkOutcome::Issued,
+        "although the stock is empty and the coupons stand"
+    );
+    store.close(&campaign).await;
+    assert_eq!(
+        issue(store, &chunk).await,
+        ChunkOutcome::Issued,
+        "although the campaign is closed"
+    );
+    assert_eq!(books(store, &campaign).await, (0, 3));
+}
+
+async fn a_chunk_that_was_refused_is_judged_anew_when_it_comes_again(store: &impl Store) {
+    let campaign = campaign(2);
+    store.add(&campaign).await;
+    let chunk = chunk(&campaign, 0, 0..3);
+    let refused = reasons(issue(store, &chunk).await);
+    assert_eq!(refused, (StockReason::Short(2), standing_at(3, &[])));
+    store.close(&campaign).await;
+    assert_eq!(
+        reasons(issue(store, &chunk).await).0,
+        StockReason::Closed,
+        "a refusal is not remembered"
+    );
+}
+
+async fn an_attempt_with_other_content_is_another_request(store: &impl Store) {
+    let campaign = campaign(10);
+    store.add(&campaign).await;
+    let first = chunk(&campaign, 0, 0..2);
+    assert_eq!(issue(store, &first).await, ChunkOutcome::Issued);
+
+    let mut other_code = first.clone();
+    other_code.coupons[1].code = "ANOTHER".into();
+    let refused = reasons(issue(store, &other_code).await);
+    let standing = standing_at(2, &[(0, &first.coupons[0]), (1, &first.coupons[1])]);
+    assert_eq!(refused, (StockReason::None, standing));
+
+    let other_users = Chunk {
+        attempt: first.attempt,
+        ..chunk(&campaign, 0, 2..4)
+    };
+    assert_eq!(issue(store, &other_users).await, ChunkOutcome::Issued);
+    assert_eq!(books(store, &campaign).await, (6, 4));
+}
+
+async fn two_shards_cannot_both_issue_to_one_user(store: &impl Store) {
+    let campaign = campaign(2500);
+    assert!(campaign.shards > 1, "this case needs two");
+    store.add(&campaign).await;
+    let chunks = [0, 1].map(|shard| chunk(&campaign, shard, 0..20));
+    let (left, right) = tokio::join!(issue(store, &chunks[0]), issue(store, &chunks[1]));
+    let issued = [&left, &right].map(|outcome| *outcome == ChunkOutcome::Issued);
+    assert!(
+        issued != [true, true],
+        "every user holds two coupons of one campaign"
+    );
+    // Both may have met in the middle and been cancelled; then one of them goes again alone.
+    let winner = usize::from(!issued[0]);
+    if issued == [false, false] {
+        assert_eq!(issue(store, &chunks[winner]).await, ChunkOutcome::Issued);
+    }
+    let loser = Chunk {
+        attempt: SystemEntropy.bits(),
+        ..chunks[1 - winner].clone()
+    };
+    let holders: Vec<_> = chunks[winner].coupons.iter().enumerate().collect();
+    let refused = reasons(issue(store, &loser).await);
+    assert_eq!(refused, (StockReason::None, standing_at(20, &holders)));
+    assert_eq!(books(store, &campaign).await, (2480, 20));
+}
+
 async fn a_shard_that_holds_too_few_refuses_and_tells_what_it_holds(store: &impl Store) {
     let campaign = campaign(5);
     store.add(&campaign).await;
@@ -244,6 +327,64 @@ async fn a_standing_coupon_refuses_at_its_position_and_is_never_overwritten(stor
         (9, 1),
         "nothing of the chunk was written"
     );
+}
+
+/// What each of a chunk's coupons is told: these positions hold the coupons of `holders`, the others nothing.
+fn standing_at(size: usize, holders: &[(usize, &Coupon)]) -> Vec<CouponReason> {
+    let mut expected = vec![CouponReason::None; size];
+    for (position, coupon) in holders {
+        expected[*position] = CouponReason::Stands((*coupon).clone());
+    }
+    expected
+}
+
+async fn reasons_come_by_position_in_a_full_chunk(store: &impl Store) {
+    let campaign = campaign(150);
+    store.add(&campaign).await;
+    let mut holders = chunk(&campaign, 0, 0..1);
+    holders.coupons.extend(chunk(&campaign, 0, 49..50).coupons);
+    holders.coupons.extend(chunk(&campaign, 0, 98..99).coupons);
+    assert_eq!(issue(store, &holders).await, ChunkOutcome::Issued);
+    let [first, middle, last] = [0, 1, 2].map(|held| &holders.coupons[held]);
+
+    let (stock, coupons) = reasons(issue(store, &chunk(&campaign, 0, 0..99)).await);
+    assert_eq!(stock, StockReason::None);
+    assert_eq!(
+        coupons,
+        standing_at(99, &[(0, first), (49, middle), (98, last)])
+    );
+    assert_eq!(books(store, &campaign).await, (147, 3));
+}
+
+async fn a_refusal_of_the_stock_does_not_hide_those_of_coupons(store: &impl Store) {
+    let campaign = campaign(5);
+    store.add(&campaign).await;
+    let held = chunk(&campaign, 0, 1..4);
+    assert_eq!(issue(store, &held).await, ChunkOutcome::Issued);
+    let [one, two, three] = [0, 1, 2].map(|position| &held.coupons[position]);
+    let everybody = chunk(&campaign, 0, 0..5);
+    let standing = standing_at(5, &[(1, one), (2, two), (3, three)]);
+
+    // Two are left and five are wanted.
+    let refused = reasons(issue(store, &everybody).await);
+    assert_eq!(refused, (StockReason::Short(2), standing.clone()));
+    // None is left.
+    let last = chunk(&campaign, 0, 7..9);
+    assert_eq!(issue(store, &last).await, ChunkOutcome::Issued);
+    let refused = reasons(issue(store, &everybody).await);
+    assert_eq!(refused, (StockReason::Short(0), standing.clone()));
+    // Nothing is left, and the campaign is closed: that is what counts.
+    store.close(&campaign).await;
+    let refused = reasons(issue(store, &everybody).await);
+    assert_eq!(refused, (StockReason::Closed, standing.clone()));
+    // The shard does not exist.
+    let elsewhere = Chunk {
+        shard: 9,
+        ..everybody
+    };
+    let refused = reasons(issue(store, &elsewhere).await);
+    assert_eq!(refused, (StockReason::Missing, standing));
+    assert_eq!(books(store, &campaign).await, (0, 5));
 }
 
 async fn a_missing_shard_is_missing_and_not_empty(store: &impl Store) {
@@ -388,6 +529,16 @@ async fn a_concurrent_sale_is_exact(store: &impl Store) {
     assert_eq!(books(store, &campaign).await, (0, 1200));
 }
 
+/// What the ledger's token rests on, and only a real store can show: DynamoDB refuses a token it has seen with
+/// another request, so a token that names the wrong content is an error and never a second write.
+#[tokio::test]
+async fn dynamo_refuses_a_known_token_with_another_request() {
+    let store = dynamo().await;
+    let token = format!("{:032x}", SystemEntropy.bits());
+    let second = contract::send_two_requests_with_one_token(&store.aws, &store.table, &token).await;
+    assert_eq!(second.unwrap(), contract::SecondRequest::RefusedAsMismatch);
+}
+
 macro_rules! contract {
     ($($case:ident),* $(,)?) => {
         mod memory {
@@ -409,8 +560,14 @@ contract!(
     a_campaign_reads_back_as_created,
     a_chunk_is_issued_whole_and_paid_for,
     the_identical_chunk_is_applied_once,
+    a_repeat_is_told_that_it_was_issued_whatever_happened_since,
+    a_chunk_that_was_refused_is_judged_anew_when_it_comes_again,
+    an_attempt_with_other_content_is_another_request,
+    two_shards_cannot_both_issue_to_one_user,
     a_shard_that_holds_too_few_refuses_and_tells_what_it_holds,
     a_standing_coupon_refuses_at_its_position_and_is_never_overwritten,
+    reasons_come_by_position_in_a_full_chunk,
+    a_refusal_of_the_stock_does_not_hide_those_of_coupons,
     a_missing_shard_is_missing_and_not_empty,
     a_closed_campaign_issues_nothing,
     a_confirmation_finds_exactly_what_stands,
