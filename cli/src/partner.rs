@@ -1,7 +1,7 @@
-//! `firstcome partner`: create partners, rotate and revoke their keys. A key is printed once and never logged.
+//! `firstcome partner`: create and list partners, rotate and revoke their keys. A key is printed once and never logged.
 
 use firstcome_core::aws::operator::{NewPartner, Operator, OperatorError, StoredKey};
-use firstcome_core::{PartnerId, Scope};
+use firstcome_core::{Clock, PartnerId, Scope, SystemClock, Timestamp};
 use serde_json::json;
 
 use crate::CommandError;
@@ -15,9 +15,29 @@ pub(crate) async fn run(
 ) -> Result<(), CommandError> {
     let operator = Operator::find(stack).await?;
     match command {
-        PartnerCommand::Create { name, scopes } => create(&operator, name, scopes, terminal).await,
-        PartnerCommand::Rotate { partner, scopes } => {
-            rotate(&operator, partner, scopes, terminal).await
+        PartnerCommand::Create {
+            name,
+            scopes,
+            expires_at,
+        } => create(&operator, name, scopes, *expires_at, terminal).await,
+        PartnerCommand::List { partner: None } => list(&operator, terminal).await,
+        PartnerCommand::List {
+            partner: Some(partner),
+        } => list_keys(&operator, partner, terminal).await,
+        PartnerCommand::Rotate {
+            partner,
+            scopes,
+            expires_at,
+            overlap,
+        } => {
+            let partner = PartnerId::new(partner).map_err(OperatorError::from)?;
+            let rotation = Rotation {
+                partner,
+                scopes,
+                expires_at: *expires_at,
+                overlap: *overlap,
+            };
+            rotate(&operator, &rotation, terminal).await
         }
         PartnerCommand::Revoke { key } => revoke(&operator, key, terminal).await,
     }
@@ -27,6 +47,7 @@ async fn create(
     operator: &Operator,
     name: &str,
     scopes: &[Scope],
+    expires_at: Option<Timestamp>,
     terminal: &Terminal,
 ) -> Result<(), CommandError> {
     let scopes = if scopes.is_empty() {
@@ -34,28 +55,103 @@ async fn create(
     } else {
         scopes
     };
-    let partner = operator.create_partner(name, scopes, None).await?;
+    let partner = operator.create_partner(name, scopes, expires_at).await?;
     show(&partner, terminal);
     Ok(())
 }
 
-async fn rotate(
+async fn list(operator: &Operator, terminal: &Terminal) -> Result<(), CommandError> {
+    let partners = operator.partners().await?;
+    if terminal.speaks_json() {
+        let partners: Vec<_> = partners
+            .iter()
+            .map(|partner| {
+                json!({"partnerId": partner.partner_id, "name": partner.name, "createdAt": partner.created_at})
+            })
+            .collect();
+        terminal.print_json(&json!({"partners": partners}));
+    } else {
+        for partner in partners {
+            let (id, since) = (&partner.partner_id, partner.created_at);
+            terminal.say(&format!("{id}  since {since}  {}", partner.name));
+        }
+    }
+    Ok(())
+}
+
+async fn list_keys(
     operator: &Operator,
     partner: &str,
-    scopes: &[Scope],
     terminal: &Terminal,
 ) -> Result<(), CommandError> {
     let partner = PartnerId::new(partner).map_err(OperatorError::from)?;
+    let keys = operator.keys(&partner).await?;
+    let now = SystemClock.now();
+    if terminal.speaks_json() {
+        let keys: Vec<_> = keys
+            .iter()
+            .map(|key| {
+                json!({
+                    "keyId": key.key_id, "status": status(key, now), "scopes": names(&key.scopes),
+                    "expiresAt": key.expires_at,
+                })
+            })
+            .collect();
+        terminal.print_json(&json!({"partnerId": partner, "keys": keys}));
+    } else {
+        for key in keys {
+            let end = key.expires_at.map(|end| format!("  until {end}"));
+            terminal.say(&format!(
+                "{}  {:<7}  {}{}",
+                key.key_id,
+                status(&key, now),
+                names(&key.scopes).join(","),
+                end.unwrap_or_default()
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn status(key: &StoredKey, now: Timestamp) -> &'static str {
+    if !key.active {
+        "revoked"
+    } else if key.expires_at.is_some_and(|end| end <= now) {
+        "expired"
+    } else {
+        "active"
+    }
+}
+
+fn names(scopes: &[Scope]) -> Vec<&'static str> {
+    scopes.iter().map(|scope| scope.as_str()).collect()
+}
+
+/// Whose keys to rotate, and how.
+struct Rotation<'a> {
+    partner: PartnerId,
+    scopes: &'a [Scope],
+    expires_at: Option<Timestamp>,
+    overlap: Option<u32>,
+}
+
+async fn rotate(
+    operator: &Operator,
+    rotation: &Rotation<'_>,
+    terminal: &Terminal,
+) -> Result<(), CommandError> {
+    let partner = &rotation.partner;
+    let now = SystemClock.now();
     let active: Vec<_> = operator
-        .keys(&partner)
+        .keys(partner)
         .await?
         .into_iter()
-        .filter(|key| key.active)
+        .filter(|key| status(key, now) == "active")
         .collect();
-    let wanted = if scopes.is_empty() {
+    let wanted = if rotation.scopes.is_empty() {
         scopes_of(&active)
     } else {
-        scopes.to_vec()
+        rotation.scopes.to_vec()
     };
     if wanted.is_empty() {
         let message = format!(
@@ -63,20 +159,40 @@ async fn rotate(
         );
         return Err(CommandError::Usage(message));
     }
-    let fresh = operator.add_key(&partner, &wanted).await?;
+    let fresh = operator
+        .add_key(partner, &wanted, rotation.expires_at)
+        .await?;
+    let end = rotation
+        .overlap
+        .map(|seconds| now.plus_seconds(i64::from(seconds)));
+    if let Some(end) = end {
+        for key in active.iter().filter(|key| ends_later(key, end)) {
+            operator.expire_key(&key.key_id, end).await?;
+        }
+    }
     let old: Vec<&str> = active.iter().map(|key| key.key_id.as_str()).collect();
     if terminal.speaks_json() {
-        let answer = json!({"partnerId": fresh.partner_id.as_str(), "apiKey": fresh.api_key, "olderKeys": old});
+        let answer = json!({
+            "partnerId": fresh.partner_id.as_str(), "apiKey": fresh.api_key, "olderKeys": old,
+            "olderKeysExpireAt": end,
+        });
         terminal.print_json(&answer);
     } else {
         show(&fresh, terminal);
         for key in old {
-            terminal.say(&format!(
-                "still good:  {key}  (firstcome partner revoke --key {key})"
-            ));
+            let until = match end {
+                Some(end) => format!("until {end} at the latest"),
+                None => format!("(firstcome partner revoke --key {key})"),
+            };
+            terminal.say(&format!("still good:  {key}  {until}"));
         }
     }
     Ok(())
+}
+
+/// A rotation never lengthens a key's life.
+fn ends_later(key: &StoredKey, end: Timestamp) -> bool {
+    key.expires_at.is_none_or(|stands| end < stands)
 }
 
 fn scopes_of(keys: &[StoredKey]) -> Vec<Scope> {
@@ -104,5 +220,44 @@ fn show(partner: &NewPartner, terminal: &Terminal) {
     } else {
         terminal.say(&format!("partner:     {}", partner.partner_id));
         terminal.say(&format!("API key:     {}  (shown once)", partner.api_key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(active: bool, expires_at: Option<i64>) -> StoredKey {
+        StoredKey {
+            key_id: "k".into(),
+            scopes: vec![Scope::Points, Scope::Tickets],
+            active,
+            expires_at: expires_at.map(Timestamp::from_millis),
+        }
+    }
+
+    #[test]
+    fn a_key_is_revoked_expired_or_active() {
+        let now = Timestamp::from_millis(1000);
+        for (of, expected) in [
+            (key(true, None), "active"),
+            (key(true, Some(1001)), "active"),
+            (key(true, Some(1000)), "expired"),
+            (key(false, None), "revoked"),
+        ] {
+            assert_eq!(status(&of, now), expected);
+        }
+        assert_eq!(
+            scopes_of(&[key(true, None)]),
+            [Scope::Tickets, Scope::Points]
+        );
+    }
+
+    #[test]
+    fn a_rotation_never_lengthens_a_keys_life() {
+        let end = Timestamp::from_millis(1000);
+        assert!(ends_later(&key(true, None), end));
+        assert!(ends_later(&key(true, Some(1001)), end));
+        assert!(!ends_later(&key(true, Some(999)), end));
     }
 }

@@ -16,11 +16,13 @@ mod ledger;
 pub mod operator;
 mod pusher;
 mod queues;
+mod redemptions;
 #[cfg(test)]
 mod replay;
 mod reports;
 mod secret;
 mod snapshots;
+mod wallets;
 
 use std::time::Duration;
 
@@ -34,9 +36,11 @@ pub use keys::*;
 pub use ledger::{DynamoCoupons, DynamoLedger};
 pub use pusher::*;
 pub use queues::{SqsBroadcasts, SqsClaims, SqsDeliveries, SqsReturns};
+pub use redemptions::DynamoRedemptions;
 pub use reports::*;
 pub use secret::*;
 pub use snapshots::DynamoSnapshots;
+pub use wallets::DynamoWallets;
 
 /// How long a connection may take to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

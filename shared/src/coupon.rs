@@ -2,13 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Campaign, CampaignId, Claim, ClaimId, PartnerId, Timestamp, UserId};
+use crate::{Campaign, CampaignId, Claim, ClaimId, PartnerId, Redemption, Timestamp, UserId};
 
 /// A coupon's item outlives its expiry and its campaign's end by this much, in seconds (90 days). The queue keeps a
 /// message 4 days and the dead-letter queue 14: whatever is replayed from there still meets the coupon.
 pub const RETENTION_SECONDS: i64 = 90 * 86_400;
 
-/// What a winner holds. Stored once under (partner, user, campaign), never overwritten.
+/// What a winner holds. Stored once under (partner, user, campaign), never overwritten; only its use is recorded later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Coupon {
@@ -28,6 +28,9 @@ pub struct Coupon {
     pub issued_at: Timestamp,
     /// The first instant at which it can no longer be used.
     pub expires_at: Timestamp,
+    /// Its use, while it is redeemed.
+    #[serde(flatten)]
+    pub redemption: Option<Redemption>,
 }
 
 impl Coupon {
@@ -48,6 +51,7 @@ impl Coupon {
             shard,
             issued_at: now,
             expires_at: now.plus_seconds(i64::from(campaign.coupon_ttl_seconds)),
+            redemption: None,
         }
     }
 
@@ -89,6 +93,7 @@ impl Coupon {
             shard: 0,
             issued_at: now,
             expires_at: now.plus_seconds(60),
+            redemption: None,
         }
     }
 }

@@ -7,7 +7,9 @@ mod fan_out;
 mod ledger;
 mod outbox;
 mod pusher;
+mod redemptions;
 mod refresh;
+mod wallets;
 
 pub use catalog::*;
 pub use connections::*;
@@ -17,3 +19,4 @@ pub use ledger::*;
 pub use outbox::*;
 pub use pusher::*;
 pub use refresh::*;
+pub use wallets::*;

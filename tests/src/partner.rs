@@ -88,6 +88,11 @@ impl Partner {
             .await
     }
 
+    /// `DELETE`.
+    pub async fn delete(&self, path: &str) -> Reply {
+        self.call(Method::DELETE, path, None, None).await
+    }
+
     /// `POST` of a text as it is.
     pub async fn post_text(&self, path: &str, body: &str) -> Reply {
         self.call(Method::POST, path, Some(body.to_owned()), None)

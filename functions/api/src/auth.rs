@@ -23,6 +23,11 @@ const KNOWN_MILLIS: i64 = 60_000;
 const UNKNOWN_MILLIS: i64 = 10_000;
 /// How many keys are remembered.
 const CAPACITY: usize = 1000;
+/// Reads of keys that turn out to be unknown, at once and then per second: a flood of guesses costs an environment no
+/// more. A key that was good here before is read whatever the flood.
+const UNKNOWN_READS: u32 = 50;
+/// See [`UNKNOWN_READS`].
+const UNKNOWN_READS_PER_SECOND: i64 = 10;
 
 /// One read of a key: under way while the cell is empty, shared by all who wait for it.
 type Read = Arc<OnceCell<Loaded>>;
@@ -37,6 +42,29 @@ struct Loaded {
 pub(crate) struct Gate<K> {
     keys: K,
     reads: Mutex<HashMap<String, Read>>,
+    guesses: Mutex<Guesses>,
+}
+
+/// How many keys may still be read of which nothing good is known.
+struct Guesses {
+    left: u32,
+    counted_at: Timestamp,
+}
+
+impl Guesses {
+    /// Takes one, if one is left at `now`.
+    fn take(&mut self, now: Timestamp) -> bool {
+        let since = now.millis_since(self.counted_at);
+        let earned = since.saturating_mul(UNKNOWN_READS_PER_SECOND) / 1000;
+        if earned > 0 {
+            let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+            self.left = self.left.saturating_add(earned).min(UNKNOWN_READS);
+            self.counted_at = now;
+        }
+        let any = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        any
+    }
 }
 
 impl<K: KeyStore> Gate<K> {
@@ -44,10 +72,14 @@ impl<K: KeyStore> Gate<K> {
         Self {
             keys,
             reads: Mutex::default(),
+            guesses: Mutex::new(Guesses {
+                left: UNKNOWN_READS,
+                counted_at: Timestamp::EPOCH,
+            }),
         }
     }
 
-    /// Whose key it is, if it opens `scope` at `now`.
+    /// Whose key it is, if it opens `scope` at `now`. A text that has not the form of a key costs no read.
     pub(crate) async fn partner(
         &self,
         text: &str,
@@ -67,19 +99,25 @@ impl<K: KeyStore> Gate<K> {
         Ok(record.partner_id)
     }
 
-    async fn record(&self, key_id: &str, now: Timestamp) -> Result<Option<KeyRecord>, PortError> {
-        let read = self.read_of(key_id, now);
+    async fn record(&self, key_id: &str, now: Timestamp) -> Result<Option<KeyRecord>, Problem> {
+        let read = self
+            .read_of(key_id, now)
+            .ok_or_else(|| Problem::too_many("too many unknown keys are being tried"))?;
         let loaded = read.get_or_init(|| self.load(key_id, now)).await;
         let shared_failure = |fate| PortError {
             operation: "read the API key",
             fate,
             source: "see the log above".into(),
         };
-        loaded.record.clone().map_err(shared_failure)
+        Ok(loaded.record.clone().map_err(shared_failure)?)
     }
 
     async fn load(&self, key_id: &str, now: Timestamp) -> Loaded {
         let record = self.keys.key(key_id).await;
+        if !matches!(record, Ok(None)) {
+            let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
+            guesses.left = (guesses.left + 1).min(UNKNOWN_READS);
+        }
         let fresh_millis = match &record {
             Ok(Some(_)) => KNOWN_MILLIS,
             Ok(None) => UNKNOWN_MILLIS,
@@ -97,27 +135,31 @@ impl<K: KeyStore> Gate<K> {
         }
     }
 
-    /// The read that answers for this key: a fresh one, one under way, or a new one.
-    fn read_of(&self, key_id: &str, now: Timestamp) -> Read {
+    /// The read that answers for this key: a fresh one, one under way, or a new one; `None` in a flood of guesses.
+    fn read_of(&self, key_id: &str, now: Timestamp) -> Option<Read> {
         let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
         let answers = |read: &Read| read.get().is_none_or(|loaded| now < loaded.fresh_until);
         if let Some(read) = reads.get(key_id).filter(|read| answers(read)) {
-            return read.clone();
+            return Some(read.clone());
+        }
+        let was_good = |read: &Read| {
+            read.get()
+                .is_some_and(|loaded| matches!(loaded.record, Ok(Some(_))))
+        };
+        let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
+        if !guesses.take(now) && !reads.get(key_id).is_some_and(was_good) {
+            return None;
         }
         if reads.len() >= CAPACITY {
             // Guessed keys go first, so that guessing cannot push the known ones out.
-            let known = |read: &Read| {
-                read.get()
-                    .is_none_or(|loaded| matches!(loaded.record, Ok(Some(_))))
-            };
-            reads.retain(|_, read| answers(read) && known(read));
+            reads.retain(|_, read| answers(read) && (read.get().is_none() || was_good(read)));
             if reads.len() >= CAPACITY {
                 reads.clear();
             }
         }
         let read = Read::default();
         reads.insert(key_id.into(), read.clone());
-        read
+        Some(read)
     }
 }
 
@@ -139,6 +181,7 @@ pub(crate) async fn admit<P: Ports>(
 
 #[cfg(test)]
 mod tests {
+    use axum::response::IntoResponse;
     use firstcome_core::memory::MemoryCatalog;
     use futures_util::future::join_all;
 
@@ -146,16 +189,19 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::EPOCH;
 
-    fn gate() -> (Gate<MemoryCatalog>, MemoryCatalog, ApiKey) {
-        let (store, key) = (MemoryCatalog::default(), ApiKey::from_random(1, [2, 3]));
-        let record = KeyRecord {
+    fn record(key: &ApiKey) -> KeyRecord {
+        KeyRecord {
             partner_id: PartnerId::new("acme").unwrap(),
             sha256: key.secret_sha256(),
             scopes: vec![Scope::Claims],
             status: "active".into(),
             expires_at: None,
-        };
-        store.add_key(key.key_id(), record);
+        }
+    }
+
+    fn gate() -> (Gate<MemoryCatalog>, MemoryCatalog, ApiKey) {
+        let (store, key) = (MemoryCatalog::default(), ApiKey::from_random(1, [2, 3]));
+        store.add_key(key.key_id(), record(&key));
         (Gate::new(store.clone()), store, key)
     }
 
@@ -199,22 +245,129 @@ mod tests {
     #[tokio::test]
     async fn guessing_keys_neither_fills_the_memory_nor_pushes_known_ones_out() {
         let (gate, store, key) = gate();
-        assert!(
-            gate.partner(&key.reveal(), Scope::Claims, NOW)
-                .await
-                .is_ok()
-        );
-        for guess in 100..1500 {
-            let text = ApiKey::from_random(guess, [2, 3]).reveal();
-            assert!(gate.partner(&text, Scope::Claims, NOW).await.is_err());
+        let text = key.reveal();
+        assert!(gate.partner(&text, Scope::Claims, NOW).await.is_ok());
+        for second in 0..300 {
+            for guess in 0..5 {
+                let text = ApiKey::from_random(100 + second * 5 + guess, [2, 3]).reveal();
+                let now = NOW.plus_seconds(second.cast_signed() / 10);
+                assert!(gate.partner(&text, Scope::Claims, now).await.is_err());
+            }
         }
         assert!(gate.reads.lock().unwrap().len() <= CAPACITY);
         let reads = store.key_reads();
-        assert!(
-            gate.partner(&key.reveal(), Scope::Claims, NOW)
-                .await
-                .is_ok()
-        );
+        assert!(gate.partner(&text, Scope::Claims, NOW).await.is_ok());
         assert_eq!(store.key_reads(), reads);
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_unknown_keys_costs_a_bounded_number_of_reads_and_spares_the_known() {
+        let (gate, store, key) = gate();
+        let known = key.reveal();
+        assert!(gate.partner(&known, Scope::Claims, NOW).await.is_ok());
+        let guess = async |n: u64, second: i64| {
+            let text = ApiKey::from_random(100 + n, [2, 3]).reveal();
+            let refused = gate.partner(&text, Scope::Claims, NOW.plus_seconds(second));
+            refused.await.unwrap_err().into_response().status().as_u16()
+        };
+        let mut told = HashMap::new();
+        for n in 0..10_000 {
+            *told.entry(guess(n, 0).await).or_insert(0) += 1;
+        }
+        assert_eq!(told, HashMap::from([(401, 50), (429, 9950)]));
+        assert_eq!(store.key_reads(), 1 + 50);
+        for n in 0..100 {
+            guess(20_000 + n, 1).await;
+        }
+        assert_eq!(store.key_reads(), 1 + 50 + 10, "ten more each second");
+        for n in 0..1000 {
+            guess(30_000 + n, 60).await;
+        }
+        let before = store.key_reads();
+        let later = NOW.plus_seconds(60);
+        assert!(gate.partner(&known, Scope::Claims, later).await.is_ok());
+        assert_eq!(
+            store.key_reads(),
+            before + 1,
+            "read again whatever the flood"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_has_not_the_form_of_a_key_costs_no_read() {
+        let (gate, store, key) = gate();
+        let good = key.reveal();
+        let upper = good.to_uppercase();
+        for text in [
+            "",
+            "nonsense",
+            &good[..good.len() - 1],
+            &good[1..],
+            &upper,
+            "fck_1_2",
+        ] {
+            assert!(gate.partner(text, Scope::Claims, NOW).await.is_err());
+        }
+        assert_eq!(store.key_reads(), 0);
+    }
+
+    #[tokio::test]
+    async fn good_keys_never_use_the_guesses_up() {
+        let (gate, store, _) = gate();
+        for n in 0..200 {
+            let key = ApiKey::from_random(1000 + n, [2, 3]);
+            store.add_key(key.key_id(), record(&key));
+            let text = key.reveal();
+            assert!(gate.partner(&text, Scope::Claims, NOW).await.is_ok());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_ends_at_its_instant_and_a_revoked_one_within_a_minute() {
+        let (gate, store, key) = gate();
+        let (text, end) = (key.reveal(), NOW.plus_seconds(30));
+        let expiring = KeyRecord {
+            expires_at: Some(end),
+            ..record(&key)
+        };
+        store.add_key(key.key_id(), expiring);
+        let works = async |text: &str, at: i64| {
+            let now = Timestamp::from_millis(at);
+            gate.partner(text, Scope::Claims, now).await.is_ok()
+        };
+        assert!(works(&text, 29_999).await);
+        assert!(!works(&text, 30_000).await, "though it is in the cache");
+
+        // Rotation: both keys open until the old one is revoked.
+        let (old, new) = (
+            ApiKey::from_random(7, [1, 1]),
+            ApiKey::from_random(8, [1, 1]),
+        );
+        for key in [&old, &new] {
+            store.add_key(key.key_id(), record(key));
+            assert!(works(&key.reveal(), 40_000).await);
+        }
+        let revoked = KeyRecord {
+            status: "revoked".into(),
+            ..record(&old)
+        };
+        store.add_key(old.key_id(), revoked);
+        assert!(
+            works(&old.reveal(), 99_999).await,
+            "for as long as the cache holds it"
+        );
+        assert!(!works(&old.reveal(), 100_000).await);
+        assert!(works(&new.reveal(), 100_000).await);
+    }
+
+    #[tokio::test]
+    async fn a_thousand_requests_of_one_key_within_two_minutes_cost_two_reads() {
+        let (gate, store, key) = gate();
+        let text = key.reveal();
+        for n in 0..1000 {
+            let now = Timestamp::from_millis(n * 119);
+            assert!(gate.partner(&text, Scope::Claims, now).await.is_ok());
+        }
+        assert_eq!(store.key_reads(), 2);
     }
 }

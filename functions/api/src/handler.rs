@@ -12,14 +12,16 @@ use axum::{
 };
 use firstcome_core::{
     BroadcastOutbox, BroadcastReports, CampaignCatalog, CampaignRecords, ClaimOutbox, Clock,
-    Entropy, KeyStore, Scope, SoldMarks, StandingCoupons, StockCounters, TicketKey, UserCoupons,
+    Entropy, KeyStore, Operations, Redemptions, Scope, SoldMarks, StandingCoupons, StockCounters,
+    TicketKey, UserCoupons, WalletBook,
 };
 use serde_json::json;
 
 use crate::{
     auth::{Gate, admit},
     problem::{Code, Problem},
-    routes::{broadcasts, campaigns, claims, users},
+    request::CursorSeal,
+    routes::{broadcasts, campaigns, claims, redemptions, users, wallets},
 };
 
 /// The interface of these routes as OpenAPI 3.1, written by hand.
@@ -31,6 +33,8 @@ pub(crate) trait Ports: Send + Sync + 'static {
     type Catalog: CampaignCatalog + BroadcastReports + Send + Sync;
     type Coupons: StandingCoupons + Send + Sync;
     type UserCoupons: UserCoupons + Send + Sync;
+    type Redemptions: Redemptions + Send + Sync;
+    type Wallets: WalletBook + Operations + Send + Sync;
     type Keys: KeyStore + Send + Sync;
     type Claims: ClaimOutbox + Send + Sync;
     type Broadcasts: BroadcastOutbox + Send + Sync;
@@ -42,10 +46,13 @@ pub(crate) struct Api<P: Ports> {
     pub(crate) catalog: P::Catalog,
     pub(crate) coupons: P::Coupons,
     pub(crate) user_coupons: P::UserCoupons,
+    pub(crate) redemptions: P::Redemptions,
+    pub(crate) wallets: P::Wallets,
     pub(crate) gate: Gate<P::Keys>,
     pub(crate) claims: P::Claims,
     pub(crate) broadcasts: P::Broadcasts,
     pub(crate) tickets: TicketKey,
+    pub(crate) cursors: CursorSeal,
     pub(crate) websocket_url: String,
     pub(crate) clock: Box<dyn Clock>,
     pub(crate) entropy: Box<dyn Entropy>,
@@ -76,6 +83,18 @@ pub(crate) fn router<P: Ports>(api: Arc<Api<P>>) -> Router {
             post(broadcasts::to_campaign),
         )
         .route("/v1/broadcasts/{broadcastId}", get(broadcasts::report));
+    let coupons = Router::new()
+        .route("/v1/users/{userId}/coupons", get(users::coupons))
+        .route(
+            "/v1/users/{userId}/coupons/{campaignId}/redemption",
+            post(redemptions::redeem).delete(redemptions::roll_back),
+        );
+    let points = Router::new()
+        .route("/v1/users/{userId}/wallet", get(wallets::show))
+        .route("/v1/users/{userId}/wallet/entries", get(wallets::entries))
+        .route("/v1/users/{userId}/wallet/earn", post(wallets::earn))
+        .route("/v1/users/{userId}/wallet/use", post(wallets::spend))
+        .route("/v1/transfers", post(wallets::transfer));
     Router::new()
         .merge(scoped(Scope::Campaigns, campaigns))
         .merge(scoped(
@@ -83,10 +102,8 @@ pub(crate) fn router<P: Ports>(api: Arc<Api<P>>) -> Router {
             Router::new().route("/v1/tickets", post(users::ticket)),
         ))
         .merge(scoped(Scope::Claims, claims))
-        .merge(scoped(
-            Scope::Coupons,
-            Router::new().route("/v1/users/{userId}/coupons", get(users::coupons)),
-        ))
+        .merge(scoped(Scope::Coupons, coupons))
+        .merge(scoped(Scope::Points, points))
         .merge(scoped(Scope::Broadcasts, broadcasts))
         .route("/healthz", get(async || Json(json!({"status": "ok"}))))
         .route(

@@ -21,6 +21,8 @@ impl Ports for OnAws {
     type Catalog = aws::DynamoCatalog;
     type Coupons = aws::DynamoCoupons;
     type UserCoupons = aws::DynamoUserCoupons;
+    type Redemptions = aws::DynamoRedemptions;
+    type Wallets = aws::DynamoWallets;
     type Keys = aws::DynamoKeys;
     type Claims = aws::SqsClaims;
     type Broadcasts = aws::SqsBroadcasts;
@@ -39,11 +41,15 @@ async fn main() -> Result<(), Error> {
         campaigns: aws::DynamoCampaigns::new(&sdk, campaigns.clone()),
         catalog: aws::DynamoCatalog::new(&sdk, campaigns),
         coupons: aws::DynamoCoupons::new(&sdk, coupons.clone()),
-        user_coupons: aws::DynamoUserCoupons::new(&sdk, coupons),
+        user_coupons: aws::DynamoUserCoupons::new(&sdk, coupons.clone()),
+        redemptions: aws::DynamoRedemptions::new(&sdk, coupons.clone()),
+        wallets: aws::DynamoWallets::new(&sdk, aws::variable("WALLETS_TABLE")?)
+            .with_coupons(coupons),
         gate: auth::Gate::new(aws::DynamoKeys::new(&sdk, aws::variable("PARTNERS_TABLE")?)),
         claims: aws::SqsClaims::new(&sdk, aws::variable("CLAIMS_QUEUE_URL")?),
         broadcasts: aws::SqsBroadcasts::new(&sdk, aws::variable("BROADCAST_QUEUE_URL")?),
         tickets: TicketKey::new(&secret)?,
+        cursors: request::CursorSeal::derived_from(&secret),
         websocket_url: aws::variable("WEBSOCKET_URL")?,
         clock: Box::new(SystemClock),
         entropy: Box::new(SystemEntropy),

@@ -15,6 +15,8 @@ pub(crate) struct Problem {
     code: &'static str,
     detail: String,
     field: Option<String>,
+    /// Whether the same request may work in a second.
+    passes: bool,
 }
 
 /// The problem's code, left on the response for the summary line.
@@ -28,6 +30,25 @@ impl Problem {
             code,
             detail: detail.into(),
             field: None,
+            passes: status == StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// 409: another attempt at the same request is under way.
+    pub(crate) fn in_progress() -> Self {
+        let detail = "the same request is still being carried out";
+        Self {
+            passes: true,
+            ..Self::new(StatusCode::CONFLICT, "in_progress", detail)
+        }
+    }
+
+    /// 429.
+    pub(crate) fn too_many(detail: &str) -> Self {
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail);
+        Self {
+            passes: true,
+            ..problem
         }
     }
 
@@ -50,6 +71,10 @@ impl Problem {
 
     pub(crate) fn not_found(detail: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+    }
+
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
     }
 
     pub(crate) fn conflict(code: &'static str, detail: &str) -> Self {
@@ -131,7 +156,7 @@ impl IntoResponse for Problem {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        if self.passes {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response.extensions_mut().insert(Code(self.code));

@@ -3,10 +3,15 @@
 pub(crate) mod broadcasts;
 pub(crate) mod campaigns;
 pub(crate) mod claims;
+pub(crate) mod redemptions;
 pub(crate) mod users;
+pub(crate) mod wallets;
 
 use axum::response::Response;
-use firstcome_core::{Campaign, CampaignId, CampaignRecords, PartnerId};
+use firstcome_core::{
+    Campaign, CampaignId, CampaignRecords, Coupon, CouponView, PartnerId, Redemption,
+};
+use serde::Serialize;
 
 use crate::{
     handler::{Api, Ports},
@@ -15,6 +20,24 @@ use crate::{
 
 /// What a route answers.
 type Answer = Result<Response, Problem>;
+
+/// A coupon as its partner sees it: what its holder sees, and its use.
+#[derive(Serialize)]
+struct CouponBody {
+    #[serde(flatten)]
+    coupon: CouponView,
+    #[serde(flatten)]
+    redemption: Option<Redemption>,
+}
+
+impl From<Coupon> for CouponBody {
+    fn from(coupon: Coupon) -> Self {
+        Self {
+            coupon: CouponView::from(&coupon),
+            redemption: coupon.redemption,
+        }
+    }
+}
 
 /// The partner's campaign. Another partner's is as unknown as one that does not exist.
 async fn own_campaign<P: Ports>(

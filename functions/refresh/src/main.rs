@@ -2,8 +2,8 @@
 
 mod handler;
 
-use firstcome_core::SystemClock;
-use firstcome_core::aws::{Aws, DynamoSnapshots, SqsBroadcasts, variable};
+use firstcome_core::aws::{Aws, DynamoSnapshots, DynamoWallets, SqsBroadcasts, variable};
+use firstcome_core::{SystemClock, SystemEntropy};
 use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 use serde::de::IgnoredAny;
 
@@ -13,8 +13,10 @@ async fn main() -> Result<(), Error> {
     let aws = Aws::load().await;
     let store = DynamoSnapshots::new(&aws, variable("CAMPAIGNS_TABLE")?);
     let broadcasts = SqsBroadcasts::new(&aws, variable("BROADCAST_QUEUE_URL")?);
+    let wallets = DynamoWallets::new(&aws, variable("WALLETS_TABLE")?);
     run(service_fn(async |_: LambdaEvent<IgnoredAny>| {
-        handler::handle(&store, &broadcasts, &SystemClock).await
+        handler::handle(&store, &broadcasts, &SystemClock).await?;
+        handler::expire(&wallets, &SystemClock, &SystemEntropy).await
     }))
     .await
 }

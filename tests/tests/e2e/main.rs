@@ -12,5 +12,7 @@ mod dead_letters;
 mod http;
 mod other_partner;
 mod queue;
+mod redemption;
 mod sale;
 mod sockets;
+mod wallet;

@@ -3,7 +3,7 @@
 use axum::body::{Body, to_bytes};
 use axum::http::HeaderMap;
 use firstcome_core::memory::{
-    MemoryCatalog, MemoryClock, MemoryEntropy, MemoryLedger, MemoryOutbox,
+    MemoryCatalog, MemoryClock, MemoryEntropy, MemoryLedger, MemoryOutbox, MemoryWallets, PostFault,
 };
 use firstcome_core::{
     AnnouncementKind, ApiKey, BroadcastId, BroadcastJob, Campaign, CampaignId, Chunk, ChunkOutcome,
@@ -26,6 +26,8 @@ impl Ports for InMemory {
     type Catalog = MemoryCatalog;
     type Coupons = MemoryLedger;
     type UserCoupons = MemoryCatalog;
+    type Redemptions = MemoryLedger;
+    type Wallets = MemoryWallets;
     type Keys = MemoryCatalog;
     type Claims = MemoryOutbox;
     type Broadcasts = MemoryOutbox;
@@ -35,6 +37,7 @@ struct Stage {
     ledger: MemoryLedger,
     catalog: MemoryCatalog,
     outbox: MemoryOutbox,
+    wallets: MemoryWallets,
     clock: MemoryClock,
     router: Router,
 }
@@ -72,15 +75,19 @@ fn stage() -> Stage {
         };
         catalog.add_key(key(id).key_id(), record);
     }
+    let wallets = MemoryWallets::over(&ledger);
     let api = Api::<InMemory> {
         campaigns: ledger.clone(),
         catalog: catalog.clone(),
         coupons: ledger.clone(),
         user_coupons: catalog.clone(),
+        redemptions: ledger.clone(),
+        wallets: wallets.clone(),
         gate: Gate::new(catalog.clone()),
         claims: outbox.clone(),
         broadcasts: outbox.clone(),
         tickets: TicketKey::new(SECRET).unwrap(),
+        cursors: CursorSeal::derived_from(SECRET),
         websocket_url: "wss://socket.example.com/live".into(),
         clock: Box::new(clock.clone()),
         entropy: Box::new(MemoryEntropy::seeded(7)),
@@ -89,6 +96,7 @@ fn stage() -> Stage {
         ledger,
         catalog,
         outbox,
+        wallets,
         clock,
         router: router(Arc::new(api)),
     }
@@ -294,6 +302,13 @@ async fn every_route_asks_for_its_scope_before_it_reads_anything() {
         ("POST", "/v1/campaigns/x/claims", "claims"),
         ("GET", "/v1/campaigns/x/claims/u", "claims"),
         ("GET", "/v1/users/u/coupons", "coupons"),
+        ("POST", "/v1/users/u/coupons/x/redemption", "coupons"),
+        ("DELETE", "/v1/users/u/coupons/x/redemption", "coupons"),
+        ("GET", "/v1/users/u/wallet", "points"),
+        ("GET", "/v1/users/u/wallet/entries", "points"),
+        ("POST", "/v1/users/u/wallet/earn", "points"),
+        ("POST", "/v1/users/u/wallet/use", "points"),
+        ("POST", "/v1/transfers", "points"),
         ("POST", "/v1/campaigns/x/broadcasts", "broadcasts"),
         ("POST", "/v1/broadcasts", "broadcasts"),
         ("GET", "/v1/broadcasts/x", "broadcasts"),
@@ -394,6 +409,10 @@ async fn a_bad_body_is_named_by_field_and_never_echoed() {
         ),
         (r#"{"title":"t","total":1,"benefit":{"":1}}"#, "benefit"),
         (r#"{"title":"t","total":1,"benefit":1e300}"#, "benefit"),
+        (
+            r#"{"title":"t","total":1,"benefit":{"type":"points","amount":0}}"#,
+            "benefit",
+        ),
     ];
     for (body, field) in cases {
         let answer = stage.post("/v1/campaigns", body).await;
@@ -637,15 +656,18 @@ async fn campaigns_are_listed_newest_first_page_by_page() {
     }
     let expected: Vec<_> = ids.iter().rev().map(ToString::to_string).collect();
     assert_eq!(seen, expected);
-    for bad in ["secret", "%21", "", "a&cursor=b"] {
-        stage
-            .get(&format!("/v1/campaigns?cursor={bad}"))
-            .await
-            .names("cursor");
-        stage
-            .get(&format!("/v1/users/u/coupons?cursor={bad}"))
-            .await
-            .names("cursor");
+    // The last is what a cursor once was: an id that anybody can encode.
+    for bad in [
+        "secret",
+        "%21",
+        "",
+        "a&cursor=b",
+        "MDFLU1I0UTVBQ0YzUDJWN1dNOFg5TllCVEQ",
+    ] {
+        for list in ["campaigns", "users/u/coupons", "users/u/wallet/entries"] {
+            let answer = stage.get(&format!("/v1/{list}?cursor={bad}")).await;
+            answer.names("cursor");
+        }
     }
 }
 
@@ -836,6 +858,373 @@ async fn a_users_coupons_are_listed_page_by_page_under_their_own_partner() {
         .await;
     assert_eq!(rival.body, json!({"coupons": []}));
     stage.get("/v1/users/a%20b/coupons").await.names("userId");
+}
+
+#[tokio::test]
+async fn a_cursor_opens_only_the_list_it_came_from() {
+    let stage = stage();
+    for n in 0..50 {
+        let id = CampaignId::mint(now().plus_seconds(n), 1);
+        let campaign = campaign_of("acme", id.as_str(), 1);
+        stage.catalog.add(&campaign);
+        stage.win(&campaign, "user-1", "c").await;
+    }
+    let page = stage.event("list-coupons").await;
+    let next = page.body["next"].as_str().unwrap();
+    let ask = async |list: &str, whose: u64| {
+        let path = format!("/v1/{list}?cursor={next}");
+        let key = key(whose).reveal();
+        stage.ask("GET", &path, "", &[("x-api-key", &key)]).await
+    };
+    assert_eq!(ask("users/user-1/coupons", 1).await.status, 200);
+    for list in [
+        "users/user-2/coupons",
+        "campaigns",
+        "users/user-1/wallet/entries",
+    ] {
+        ask(list, 1).await.names("cursor");
+    }
+    ask("users/user-1/coupons", 2).await.names("cursor");
+}
+
+// Coupons in use.
+
+/// What the events' coupon looks like to its partner.
+fn coupon_body(coupon: &Coupon) -> Value {
+    json!({
+        "code": coupon.code, "campaignId": CAMPAIGN, "issuedAt": coupon.issued_at, "expiresAt": coupon.expires_at,
+    })
+}
+
+const REDEMPTION: &str = "/v1/users/user-1/coupons/01KSR4Q5ACF3P2V7WM8X9NYBTD/redemption";
+
+#[tokio::test]
+async fn a_coupon_is_redeemed_once_shown_so_and_rolled_back() {
+    let stage = stage().with_campaign(|_| ());
+    let coupon = stage
+        .win(&campaign_of("acme", CAMPAIGN, 2), "user-1", "c")
+        .await;
+    let fresh = coupon_body(&coupon);
+    let mut used = fresh.clone();
+    used["redeemedAt"] = json!(now());
+    used["orderId"] = json!("order-1");
+    for _ in 0..2 {
+        let answer = stage.event("redeem-coupon").await;
+        assert_eq!((answer.status, answer.body), (200, used.clone()));
+        stage.clock.advance_millis(1000);
+    }
+    let listed = stage.event("list-coupons").await;
+    assert_eq!(listed.body["coupons"], json!([used]));
+    stage
+        .post(REDEMPTION, r#"{"orderId":"order-2"}"#)
+        .await
+        .is_problem(409, "already_redeemed");
+    let path = format!("{REDEMPTION}?orderId=order-2");
+    stage
+        .ask("DELETE", &path, "", &[])
+        .await
+        .is_problem(409, "already_redeemed");
+    for _ in 0..2 {
+        let answer = stage.event("roll-back-redemption").await;
+        assert_eq!((answer.status, answer.body), (200, fresh.clone()));
+    }
+    let again = stage.post(REDEMPTION, r#"{"orderId":"order-2"}"#).await;
+    assert_eq!(again.body["orderId"], "order-2");
+}
+
+#[tokio::test]
+async fn a_coupon_of_a_wrong_code_or_past_its_expiry_is_not_redeemed() {
+    let stage = stage().with_campaign(|_| ());
+    let coupon = stage
+        .win(&campaign_of("acme", CAMPAIGN, 2), "user-1", "c")
+        .await;
+    stage
+        .post(REDEMPTION, r#"{"orderId":"o","code":"wrong"}"#)
+        .await
+        .is_problem(409, "wrong_code");
+    stage
+        .clock
+        .advance_millis(coupon.expires_at.millis_since(now()));
+    let body = json!({"orderId": "o", "code": coupon.code}).to_string();
+    stage
+        .post(REDEMPTION, &body)
+        .await
+        .is_problem(409, "coupon_expired");
+    stage.clock.advance_millis(-1);
+    assert_eq!(stage.post(REDEMPTION, &body).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_coupon_that_is_not_there_is_unknown_in_one_way_only() {
+    let stage = stage().with_campaign(|_| ());
+    stage
+        .win(&campaign_of("acme", CAMPAIGN, 2), "user-1", "c")
+        .await;
+    let missing = CampaignId::mint(now(), 5);
+    for (path, whose) in [
+        (REDEMPTION.to_owned(), 2),
+        (REDEMPTION.replace("user-1", "user-2"), 1),
+        (REDEMPTION.replace(CAMPAIGN, missing.as_str()), 1),
+        (REDEMPTION.replace(CAMPAIGN, "no-ulid"), 1),
+    ] {
+        let key = key(whose).reveal();
+        let headers = [("x-api-key", key.as_str())];
+        let post = stage.ask("POST", &path, r#"{"orderId":"o"}"#, &headers);
+        let rolled_back = format!("{path}?orderId=o");
+        let delete = stage.ask("DELETE", &rolled_back, "", &headers);
+        for answer in [post.await, delete.await] {
+            answer.is_problem(404, "not_found");
+            assert_eq!(answer.body["detail"], "there is no such coupon");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_redemption_names_its_order() {
+    let stage = stage().with_campaign(|_| ());
+    for body in ["{}", r#"{"orderId":"a b"}"#, r#"{"orderId":7}"#] {
+        stage.post(REDEMPTION, body).await.names("orderId");
+    }
+    for query in ["", "?orderId=", "?orderId=a%20b", "?orderId=a&orderId=b"] {
+        let path = format!("{REDEMPTION}{query}");
+        stage.ask("DELETE", &path, "", &[]).await.names("orderId");
+    }
+}
+
+#[tokio::test]
+async fn a_coupon_worth_points_credits_the_wallet_and_its_rollback_needs_them() {
+    let points = json!({"type": "points", "amount": 100});
+    let stage = stage().with_campaign(|campaign| campaign.benefit = Some(points));
+    stage
+        .win(&campaign_of("acme", CAMPAIGN, 2), "user-1", "c")
+        .await;
+    let redeemed = stage.event("redeem-coupon").await;
+    assert_eq!(redeemed.status, 200);
+    let entries = stage.event("list-entries").await;
+    let entry = &entries.body["entries"][0];
+    assert_eq!(
+        (&entry["type"], &entry["amount"], &entry["orderId"]),
+        (&json!("redemption"), &json!(100), &json!("order-1"))
+    );
+    assert_eq!(entry["entryId"], redeemed.body["entryId"]);
+    assert_eq!(stage.event("use-points").await.status, 200);
+    stage
+        .event("roll-back-redemption")
+        .await
+        .is_problem(409, "insufficient_points");
+    assert_eq!(stage.event("redeem-coupon").await.body, redeemed.body);
+}
+
+// Points.
+
+impl Stage {
+    async fn move_points(&self, path: &str, key: &str, body: &str) -> Answered {
+        self.ask("POST", path, body.to_owned(), &[("idempotency-key", key)])
+            .await
+    }
+
+    async fn balance(&self, user: &str) -> Value {
+        self.get(&format!("/v1/users/{user}/wallet")).await.body["balance"].clone()
+    }
+}
+
+#[tokio::test]
+async fn points_are_earned_used_and_moved_and_the_ledger_adds_up() {
+    let stage = stage();
+    let nothing = json!({"balance": 0, "expiringNext": null});
+    assert_eq!(stage.event("show-wallet").await.body, nothing);
+    let earned = stage.event("earn-points").await;
+    assert_eq!(earned.status, 200, "{}", earned.body);
+    let expires_at = "2030-01-01T00:00:00Z";
+    let expected = json!({
+        "entryId": earned.body["entryId"], "type": "earn", "amount": 500, "balance": 500, "createdAt": now(),
+        "reason": "첫 방문",
+        "lots": [{"lotId": earned.body["entryId"], "amount": 500, "expiresAt": expires_at}],
+    });
+    assert_eq!(earned.body, expected);
+    let wallet = stage.event("show-wallet").await.body;
+    let next = json!({"amount": 500, "expiresAt": expires_at});
+    assert_eq!(wallet, json!({"balance": 500, "expiringNext": next}));
+    let used = stage.event("use-points").await;
+    assert_eq!(
+        (used.status, &used.body["amount"], &used.body["balance"]),
+        (200, &json!(-20), &json!(480))
+    );
+    let moved = stage.event("transfer-points").await;
+    assert_eq!(
+        (moved.status, &moved.body["type"], &moved.body["amount"]),
+        (200, &json!("transfer_out"), &json!(-30))
+    );
+    assert_eq!(moved.body["counterpart"], "user-2");
+    assert_eq!(
+        (stage.balance("user-1").await, stage.balance("user-2").await),
+        (json!(450), json!(30))
+    );
+    let entries = stage.event("list-entries").await.body;
+    assert_eq!(
+        entries["entries"],
+        json!([moved.body, used.body, earned.body]),
+        "newest first"
+    );
+}
+
+#[tokio::test]
+async fn a_key_is_required_and_means_one_request() {
+    let stage = stage();
+    let (earn, spend) = ("/v1/users/u/wallet/earn", "/v1/users/u/wallet/use");
+    let body = r#"{"amount":5,"reason":"r"}"#;
+    let transfer = r#"{"fromUserId":"u","toUserId":"v","amount":1}"#;
+    for (path, body) in [(earn, body), (spend, body), ("/v1/transfers", transfer)] {
+        stage.post(path, body).await.names("Idempotency-Key");
+        stage
+            .move_points(path, "", body)
+            .await
+            .names("Idempotency-Key");
+    }
+    let first = stage.move_points(earn, "k", body).await;
+    assert_eq!(first.status, 200);
+    stage.clock.advance_millis(60_000);
+    assert_eq!(stage.move_points(earn, "k", body).await.body, first.body);
+    for (path, other) in [
+        (earn, r#"{"amount":6,"reason":"r"}"#),
+        (spend, body),
+        ("/v1/users/v/wallet/earn", body),
+        ("/v1/transfers", transfer),
+    ] {
+        let answer = stage.move_points(path, "k", other).await;
+        answer.is_problem(422, "idempotency_mismatch");
+    }
+    let rival = key(2).reveal();
+    let headers = [("idempotency-key", "k"), ("x-api-key", rival.as_str())];
+    let theirs = stage.ask("POST", spend, body, &headers).await;
+    theirs.is_problem(409, "insufficient_points");
+    assert_eq!(stage.balance("u").await, 5);
+}
+
+#[tokio::test]
+async fn a_request_that_is_still_being_carried_out_is_to_be_asked_again() {
+    let stage = stage();
+    let (path, body) = ("/v1/users/u/wallet/earn", r#"{"amount":5,"reason":"r"}"#);
+    // Its function dies before anything is written, without giving the lease back.
+    stage.wallets.fail_next([PostFault::Hang]);
+    let dying = stage.move_points(path, "k", body);
+    let a_while = std::time::Duration::from_millis(100);
+    assert!(tokio::time::timeout(a_while, dying).await.is_err());
+    let answer = stage.move_points(path, "k", body).await;
+    answer.is_problem(409, "in_progress");
+    assert_eq!(answer.headers["retry-after"], "1");
+    stage.clock.advance_millis(15_000);
+    assert_eq!(stage.move_points(path, "k", body).await.status, 200);
+    assert_eq!(stage.balance("u").await, 5);
+}
+
+#[tokio::test]
+async fn too_few_points_are_a_conflict_for_good_and_a_failing_store_is_not() {
+    let stage = stage();
+    let (earn, spend) = ("/v1/users/u/wallet/earn", "/v1/users/u/wallet/use");
+    let body = r#"{"amount":5,"reason":"r"}"#;
+    stage.wallets.fail_next([PostFault::Error]);
+    let failed = stage.move_points(earn, "e", body).await;
+    failed.is_problem(503, "unavailable");
+    assert_eq!(stage.balance("u").await, 0);
+    for _ in 0..2 {
+        let refused = stage.move_points(spend, "u", body).await;
+        refused.is_problem(409, "insufficient_points");
+        assert_eq!(stage.move_points(earn, "e", body).await.status, 200);
+    }
+    assert_eq!(stage.balance("u").await, 5);
+}
+
+#[tokio::test]
+async fn points_are_whole_and_within_their_bounds() {
+    let stage = stage();
+    let earn = "/v1/users/u/wallet/earn";
+    let past = format!(r#"{{"amount":1,"reason":"r","expiresAt":"{}"}}"#, now());
+    for (body, field) in [
+        (r#"{"amount":0,"reason":"r"}"#, "amount"),
+        (r#"{"amount":-1,"reason":"r"}"#, "amount"),
+        (r#"{"amount":1.5,"reason":"r"}"#, "amount"),
+        (r#"{"amount":1000000000001,"reason":"r"}"#, "amount"),
+        (r#"{"amount":"1","reason":"r"}"#, "amount"),
+        (r#"{"reason":"r"}"#, "amount"),
+        (r#"{"amount":1}"#, "reason"),
+        (r#"{"amount":1,"reason":""}"#, "reason"),
+        (
+            r#"{"amount":1,"reason":"r","expiresAt":"soon"}"#,
+            "expiresAt",
+        ),
+        (&past, "expiresAt"),
+    ] {
+        stage.move_points(earn, "k", body).await.names(field);
+    }
+    let good = r#"{"amount":1,"reason":"r"}"#;
+    assert_eq!(
+        stage.move_points(earn, "k", good).await.status,
+        200,
+        "a malformed request leaves its key free"
+    );
+    for (body, field) in [
+        (
+            r#"{"fromUserId":"u","toUserId":"u","amount":1}"#,
+            "toUserId",
+        ),
+        (
+            r#"{"fromUserId":"u v","toUserId":"u","amount":1}"#,
+            "fromUserId",
+        ),
+        (r#"{"fromUserId":"u","amount":1}"#, "toUserId"),
+    ] {
+        let answer = stage.move_points("/v1/transfers", "t", body).await;
+        answer.names(field);
+    }
+    for path in ["wallet", "wallet/entries"] {
+        let answer = stage.get(&format!("/v1/users/a%20b/{path}")).await;
+        answer.names("userId");
+    }
+}
+
+#[tokio::test]
+async fn what_has_expired_is_gone_from_the_wallet_and_in_the_ledger() {
+    let stage = stage();
+    let body = json!({"amount": 7, "reason": "r", "expiresAt": now().plus_seconds(1)}).to_string();
+    let earn = "/v1/users/user-1/wallet/earn";
+    stage.move_points(earn, "k", &body).await;
+    stage.clock.advance_millis(999);
+    assert_eq!(stage.balance("user-1").await, 7);
+    stage.clock.advance_millis(1);
+    let entries = stage.event("list-entries").await.body;
+    assert_eq!(entries["entries"][0]["type"], "expire");
+    assert_eq!(stage.balance("user-1").await, 0);
+    assert_eq!(
+        stage.move_points(earn, "k", &body).await.status,
+        200,
+        "a repeat is answered as it was"
+    );
+}
+
+#[tokio::test]
+async fn entries_are_listed_page_by_page_under_their_own_partner() {
+    let stage = stage();
+    for n in 1..=60 {
+        let body = json!({"amount": n, "reason": "r"}).to_string();
+        let path = "/v1/users/user-1/wallet/earn";
+        stage.move_points(path, &format!("k{n}"), &body).await;
+    }
+    let first = stage.event("list-entries").await;
+    let next = first.body["next"].as_str().unwrap();
+    let path = format!("/v1/users/user-1/wallet/entries?cursor={next}");
+    let second = stage.get(&path).await;
+    assert!(second.body.get("next").is_none());
+    let amounts: Vec<i64> = [&first, &second]
+        .iter()
+        .flat_map(|page| page.body["entries"].as_array().unwrap())
+        .map(|entry| entry["amount"].as_i64().unwrap())
+        .collect();
+    assert_eq!(amounts, (1..=60).rev().collect::<Vec<i64>>());
+    let rival = key(2).reveal();
+    let path = "/v1/users/user-1/wallet/entries";
+    let theirs = stage.ask("GET", path, "", &[("x-api-key", &rival)]).await;
+    assert_eq!(theirs.body, json!({"entries": []}));
 }
 
 // Broadcasts.

@@ -11,7 +11,7 @@ use axum::{
 use firstcome_core::{
     ANNOUNCE_AHEAD_SECONDS, Announcement, BroadcastJob, BroadcastOutbox, Campaign, CampaignCatalog,
     CampaignId, Creation, Idempotency, InvalidValue, NewCampaign, PartnerId, Phase, PortError,
-    StockCounters, Timestamp, closed, delay_seconds, is_storable, opened, sha256_hex,
+    StockCounters, Timestamp, closed, delay_seconds, is_storable, opened, points_of, sha256_hex,
 };
 use futures_util::future::try_join_all;
 use serde::Serialize;
@@ -89,6 +89,7 @@ pub(crate) async fn create<P: Ports>(
         }
         .into());
     }
+    points_of(value.benefit.as_ref())?;
     let campaign = value.into_campaign(CampaignId::mint(now, api.entropy.bits()), partner, now)?;
     let idempotency = key.map(|key| Idempotency {
         key_sha256: sha256_hex(key.as_str().as_bytes()),
@@ -117,8 +118,10 @@ pub(crate) async fn create<P: Ports>(
 pub(crate) async fn list<P: Ports>(
     State(api): State<Arc<Api<P>>>,
     Extension(partner): Extension<PartnerId>,
-    Cursor(after): Cursor,
+    cursor: Cursor,
 ) -> Answer {
+    let of = ["campaigns", partner.as_str()];
+    let after = api.cursors.open(&of, cursor)?;
     let page = api.catalog.list(&partner, after.as_ref(), PAGE).await?;
     let now = api.clock.now();
     let views = try_join_all(
@@ -129,7 +132,7 @@ pub(crate) async fn list<P: Ports>(
     .await?;
     let mut body = json!({ "campaigns": views });
     if let Some(next) = &page.next {
-        body["next"] = Cursor::text(next).into();
+        body["next"] = api.cursors.close(&of, next.as_str()).into();
     }
     Ok(Json(body).into_response())
 }

@@ -3,13 +3,11 @@
 use std::sync::Arc;
 
 use axum::{Extension, Json, extract::State, http::StatusCode, response::IntoResponse};
-use firstcome_core::{
-    CouponView, DEFAULT_TICKET_SECONDS, PartnerId, Ticket, Timestamp, UserCoupons, UserId,
-};
+use firstcome_core::{DEFAULT_TICKET_SECONDS, PartnerId, Ticket, Timestamp, UserCoupons, UserId};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::Answer;
+use super::{Answer, CouponBody};
 use crate::{
     handler::{Api, Ports},
     request::{Body, Cursor, PathIds},
@@ -56,16 +54,19 @@ pub(crate) async fn coupons<P: Ports>(
     State(api): State<Arc<Api<P>>>,
     Extension(partner): Extension<PartnerId>,
     ids: PathIds,
-    Cursor(after): Cursor,
+    cursor: Cursor,
 ) -> Answer {
+    let user = ids.user()?;
+    let of = ["coupons", partner.as_str(), user.as_str()];
+    let after = api.cursors.open(&of, cursor)?;
     let page = api
         .user_coupons
-        .coupons_of(&partner, &ids.user()?, after.as_ref(), PAGE)
+        .coupons_of(&partner, &user, after.as_ref(), PAGE)
         .await?;
-    let coupons: Vec<CouponView> = page.items.iter().map(CouponView::from).collect();
+    let coupons: Vec<CouponBody> = page.items.into_iter().map(CouponBody::from).collect();
     let mut body = json!({ "coupons": coupons });
     if let Some(next) = &page.next {
-        body["next"] = Cursor::text(next).into();
+        body["next"] = api.cursors.close(&of, next.as_str()).into();
     }
     Ok(Json(body).into_response())
 }

@@ -28,6 +28,19 @@ pub struct StoredKey {
     pub scopes: Vec<Scope>,
     /// Whether it still opens the door, its expiry aside.
     pub active: bool,
+    /// The first instant at which it no longer works.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A partner as it was created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredPartner {
+    /// The partner's id.
+    pub partner_id: PartnerId,
+    /// What people call it.
+    pub name: String,
+    /// When it was created.
+    pub created_at: Timestamp,
 }
 
 impl Operator {
@@ -59,7 +72,30 @@ impl Operator {
         })
     }
 
-    /// Gives a partner one more key; those it has stay good until they are revoked.
+    /// Every partner, by id and therefore by age.
+    ///
+    /// # Errors
+    /// [`OperatorError`] if a call fails or an item is malformed.
+    pub async fn partners(&self) -> Result<Vec<StoredPartner>, OperatorError> {
+        let mut pages = self
+            .dynamo
+            .query()
+            .table_name(&self.stack.partners_table)
+            .consistent_read(true)
+            .key_condition_expression("pk = :partners")
+            .expression_attribute_values(":partners", AttributeValue::S("PARTNER".to_owned()))
+            .into_paginator()
+            .items()
+            .send();
+        let mut partners = Vec::new();
+        while let Some(item) = pages.next().await {
+            let item = item.map_err(|error| self.failed("list the partners", error))?;
+            partners.push(stored_partner(&item)?);
+        }
+        Ok(partners)
+    }
+
+    /// Gives a partner one more key; those it has stay good until they are revoked or expire.
     ///
     /// # Errors
     /// [`OperatorError`] if there is no such partner, or randomness or a call fails.
@@ -67,12 +103,13 @@ impl Operator {
         &self,
         partner: &PartnerId,
         scopes: &[Scope],
+        expires_at: Option<Timestamp>,
     ) -> Result<NewPartner, OperatorError> {
         let found = self
             .find_item(&self.stack.partners_table, "PARTNER", partner.as_str())
             .await?;
         found.ok_or_else(|| OperatorError::MissingItem(format!("partner {partner}")))?;
-        let (key, item) = new_key(partner, scopes, None)?;
+        let (key, item) = new_key(partner, scopes, expires_at)?;
         self.put_new_partner_items([item]).await?;
         Ok(NewPartner {
             partner_id: partner.clone(),
@@ -106,27 +143,44 @@ impl Operator {
         Ok(keys)
     }
 
-    /// Revokes a key; again is harmless. Functions that hold it in their caches may honour it a little longer.
+    /// Revokes a key; again is harmless. Functions that hold it in their caches honour it for up to a minute more.
     ///
     /// # Errors
     /// [`OperatorError`] if there is no such key or the call fails.
     pub async fn revoke_key(&self, key_id: &str) -> Result<(), OperatorError> {
+        self.set_on_key(key_id, "status", "revoked").await
+    }
+
+    /// Sets the first instant at which a key no longer works, in place of any it had.
+    ///
+    /// # Errors
+    /// As for [`Self::revoke_key`].
+    pub async fn expire_key(&self, key_id: &str, at: Timestamp) -> Result<(), OperatorError> {
+        self.set_on_key(key_id, "expiresAt", &at.to_string()).await
+    }
+
+    async fn set_on_key(
+        &self,
+        key_id: &str,
+        attribute: &str,
+        value: &str,
+    ) -> Result<(), OperatorError> {
         let update = self
             .dynamo
             .update_item()
             .table_name(&self.stack.partners_table)
             .key("pk", AttributeValue::S(format!("KEY#{key_id}")))
             .key("sk", AttributeValue::S("KEY".to_owned()))
-            .update_expression("SET #status = :revoked")
+            .update_expression("SET #attribute = :value")
             .condition_expression("attribute_exists(pk)")
-            .expression_attribute_names("#status", "status")
-            .expression_attribute_values(":revoked", AttributeValue::S("revoked".to_owned()));
+            .expression_attribute_names("#attribute", attribute)
+            .expression_attribute_values(":value", AttributeValue::S(value.to_owned()));
         match update.send().await {
             Ok(_) => Ok(()),
             Err(error) if error.code() == Some("ConditionalCheckFailedException") => {
                 Err(OperatorError::MissingItem(format!("key {key_id}")))
             }
-            Err(error) => Err(self.failed("revoke the key", error)),
+            Err(error) => Err(self.failed("change the key", error)),
         }
     }
 
@@ -194,6 +248,15 @@ fn random_u128() -> Result<u128, OperatorError> {
     Ok(u128::from_be_bytes(bytes))
 }
 
+fn stored_partner(item: &Item) -> Result<StoredPartner, OperatorError> {
+    let id = text(item, "a partner", "sk")?;
+    Ok(StoredPartner {
+        partner_id: PartnerId::new(id)?,
+        name: text(item, id, "name")?.to_owned(),
+        created_at: Timestamp::parse(text(item, id, "createdAt")?)?,
+    })
+}
+
 fn stored_key(item: &Item) -> Result<StoredKey, OperatorError> {
     let key = text(item, "a key", "pk")?;
     let malformed = |attribute| OperatorError::MalformedItem {
@@ -216,6 +279,10 @@ fn stored_key(item: &Item) -> Result<StoredKey, OperatorError> {
             .to_owned(),
         scopes: names.iter().filter_map(scope).collect(),
         active: text(item, key, "status")? == "active",
+        expires_at: match item.get("expiresAt") {
+            Some(_) => Some(Timestamp::parse(text(item, key, "expiresAt")?)?),
+            None => None,
+        },
     })
 }
 
@@ -226,7 +293,8 @@ mod tests {
     #[test]
     fn a_stored_key_holds_a_hash_and_not_the_secret() {
         let partner = PartnerId::new("acme").unwrap();
-        let (key, item) = new_key(&partner, &[Scope::Tickets], None).unwrap();
+        let end = Some(Timestamp::from_millis(1_790_000_000_000));
+        let (key, item) = new_key(&partner, &[Scope::Tickets], end).unwrap();
         assert_eq!(text(&item, "key", "sha256").unwrap(), key.secret_sha256());
         let revealed = key.reveal();
         let secret = revealed.rsplit('_').next().unwrap();
@@ -236,7 +304,8 @@ mod tests {
             StoredKey {
                 key_id: key.key_id().to_owned(),
                 scopes: vec![Scope::Tickets],
-                active: true
+                active: true,
+                expires_at: end,
             }
         );
     }
