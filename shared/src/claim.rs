@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::ids::harmless;
 use crate::{
     CampaignId, ClaimId, ConnectionId, Coupon, InvalidValue, PartnerId, Timestamp, UserId,
 };
@@ -144,20 +145,16 @@ pub enum ClaimMessageError {
     Attribute(#[from] InvalidValue),
 }
 
-/// Serde's complaint, kept only where it is ours or names a field: others quote the offending value.
 fn complaint(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    if text.starts_with("missing field") || text.contains(" must be ") {
-        text
-    } else if error.is_data() {
-        format!("a field is of the wrong type, column {}", error.column())
-    } else {
-        format!(
-            "no JSON from line {}, column {}",
-            error.line(),
-            error.column()
-        )
-    }
+    harmless(error).unwrap_or_else(|| {
+        let (line, column) = (error.line(), error.column());
+        let what = if error.is_data() {
+            "a field of the wrong type"
+        } else {
+            "no JSON"
+        };
+        format!("{what} at line {line}, column {column}")
+    })
 }
 
 impl ClaimMessage {
@@ -234,7 +231,7 @@ mod tests {
             ("hello".to_owned(), "no JSON"),
             (
                 body("").replace("\"version\":1", "\"version\":\"SECRET\""),
-                "wrong type",
+                "wrong type at line 1",
             ),
             (body("").replace("\"userId\":\"u\"", "\"x\":1"), "userId"),
             (body("").replace("\"u\"", "\"a b\""), "userId must be"),

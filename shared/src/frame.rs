@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::ids::harmless;
 use crate::{
     Campaign, CampaignId, Claim, ClaimId, Coupon, Outcome, Phase, Timestamp, UserId, Verdict,
 };
@@ -88,17 +89,9 @@ impl ClientFrame {
                 message,
             });
         }
-        serde_json::from_value(value).map_err(|error| malformed(frame_complaint(&error)))
-    }
-}
-
-/// Serde's complaint, kept only where it is ours or names a field: others quote the offending value.
-fn frame_complaint(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    if text.starts_with("missing field") || text.contains(" must be ") {
-        text
-    } else {
-        "campaignId and claimId must be texts".into()
+        let of_the_wrong_type = || "campaignId and claimId must be texts".into();
+        serde_json::from_value(value)
+            .map_err(|error| malformed(harmless(&error).unwrap_or_else(of_the_wrong_type)))
     }
 }
 
