@@ -11,6 +11,8 @@ use crate::{Socket, Stack, eventually};
 
 /// How often a handshake is tried. The local AWS answers 500 or 403 to one whose functions it may not start.
 const HANDSHAKES: u32 = 8;
+/// How often a call is made that the gateway does not start.
+const CALLS: u32 = 30;
 
 /// A partner and its key. Every test makes its own, so that all can run at once.
 #[derive(Clone, Debug)]
@@ -194,7 +196,27 @@ impl Partner {
         .await
     }
 
+    /// A call that the service answers: where the gateway is too busy to start it, nothing has run, and it is made again.
     async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+        once: Option<&str>,
+    ) -> Reply {
+        for _ in 0..CALLS {
+            let reply = self
+                .call_once(method.clone(), path, body.clone(), once)
+                .await;
+            if reply.status != 429 || reply.content_type.starts_with("application/problem+json") {
+                return reply;
+            }
+            sleep(Duration::from_millis(fastrand::u64(200..2000))).await;
+        }
+        panic!("{method} {path}: the gateway stays too busy")
+    }
+
+    async fn call_once(
         &self,
         method: Method,
         path: &str,
