@@ -1,4 +1,7 @@
-//! Posts to sockets through API Gateway's management API.
+//! Posts to sockets through API Gateway's management API, with the SDK's client at its cheapest: bench/README.md has what
+//! each setting buys.
+
+mod signing;
 
 use std::{
     sync::{
@@ -8,15 +11,27 @@ use std::{
     time::Duration,
 };
 
+use aws_runtime::{
+    invocation_id::InvocationIdInterceptor, request_info::RequestInfoInterceptor,
+    user_agent::UserAgentInterceptor,
+};
 use aws_sdk_apigatewaymanagement::{
     Client,
-    config::{Builder, retry::RetryConfig, timeout::TimeoutConfig},
-    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    config::{
+        Builder, ConfigBag, Intercept, StalledStreamProtectionConfig,
+        endpoint::{Endpoint, EndpointFuture, Params, ResolveEndpoint},
+        interceptors::BeforeSerializationInterceptorContextRef,
+        retry::RetryConfig,
+        timeout::TimeoutConfig,
+    },
+    error::{BoxError, DisplayErrorContext, ProvideErrorMetadata, SdkError},
     operation::post_to_connection::PostToConnectionError,
     primitives::Blob,
 };
+use aws_smithy_runtime_api::client::interceptors::{disable_interceptor, dyn_dispatch_hint};
 
 use crate::{ConnectionId, PushOutcome, Pusher, aws::Aws};
+use signing::PostSigning;
 
 /// How long a connection may take to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -32,19 +47,27 @@ pub struct GatewayPusher {
 
 impl GatewayPusher {
     /// Posts through this endpoint (template.yaml, `MANAGEMENT_ENDPOINT`). Retries are off: the SDK sleeps about a second
-    /// before it repeats a 429, inside the engine's slot.
+    /// before it repeats a 429, inside the engine's slot. What guards streams is off: a post is a few hundred bytes with
+    /// an attempt's time-out. So is the correction of a wrong clock: Lambda's is right.
     pub fn new(aws: &Aws, endpoint: String) -> Self {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .operation_attempt_timeout(ATTEMPT_TIMEOUT)
             .build();
-        let config = Builder::from(aws.config())
-            .endpoint_url(endpoint)
+        let mut config = Builder::from(aws.config())
+            .endpoint_resolver(OneEndpoint(Endpoint::builder().url(endpoint).build()))
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
-            .build();
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .disable_clock_skew_correction(true)
+            .interceptor(FewHeaders);
+        // The resolver above is asked for nothing; a URL set besides it would be copied for each post.
+        config.set_endpoint_url(None);
+        if let Some(region) = aws.config().region() {
+            config = config.push_auth_scheme(PostSigning::new(region.to_string()));
+        }
         Self {
-            client: Client::from_conf(config),
+            client: Client::from_conf(config.build()),
             failures: AtomicU64::new(0),
         }
     }
@@ -55,6 +78,41 @@ impl GatewayPusher {
         if count.is_power_of_two() {
             tracing::warn!(error = %DisplayErrorContext(error), failures.so_far = count, "post failed");
         }
+    }
+}
+
+/// The one endpoint there is.
+#[derive(Debug)]
+struct OneEndpoint(Endpoint);
+
+impl ResolveEndpoint for OneEndpoint {
+    fn resolve_endpoint<'a>(&'a self, _: &'a Params) -> EndpointFuture<'a> {
+        EndpointFuture::ready(Ok(self.0.clone()))
+    }
+}
+
+/// Leaves out the headers that tell AWS about the SDK and its attempts. They would be made, and signed, for each post.
+#[derive(Debug)]
+struct FewHeaders;
+
+#[dyn_dispatch_hint]
+impl Intercept for FewHeaders {
+    fn name(&self) -> &'static str {
+        "FewHeaders"
+    }
+
+    fn read_before_execution(
+        &self,
+        _: &BeforeSerializationInterceptorContextRef<'_>,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let state = config.interceptor_state();
+        state.store_put(disable_interceptor::<UserAgentInterceptor>("few headers"));
+        state.store_put(disable_interceptor::<InvocationIdInterceptor>(
+            "few headers",
+        ));
+        state.store_put(disable_interceptor::<RequestInfoInterceptor>("few headers"));
+        Ok(())
     }
 }
 
@@ -100,7 +158,7 @@ mod tests {
     use super::*;
     use crate::aws::replay::replay;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn every_status_has_its_outcome_and_is_asked_for_once() {
         for (status, outcome) in [
             (200, PushOutcome::Delivered),
@@ -111,7 +169,10 @@ mod tests {
             (413, PushOutcome::Failed),
             (500, PushOutcome::Failed),
         ] {
-            let (aws, client) = replay(&[(status, json!({}))]);
+            let (aws, client) = replay(&[(status, json!({})), (200, json!({}))]);
+            let retrying = aws.config().to_builder();
+            let retrying = retrying.retry_config(RetryConfig::standard()).build();
+            let aws = Aws::from_config(retrying);
             let pusher =
                 GatewayPusher::new(&aws, "http://127.0.0.1:1/_aws/execute-api/abc/v1".into());
             let connection = ConnectionId::new("L0SM9cOFvHcCIhw=").unwrap();
@@ -128,10 +189,20 @@ mod tests {
                 uris,
                 ["http://127.0.0.1:1/_aws/execute-api/abc/v1/@connections/L0SM9cOFvHcCIhw%3D"]
             );
-            assert_eq!(
-                client.actual_requests().next().unwrap().body().bytes(),
-                Some(b"{}".as_slice())
-            );
+            let request = client.actual_requests().next().unwrap();
+            assert_eq!(request.body().bytes(), Some(b"{}".as_slice()));
+            let mut headers: Vec<_> = request.headers().iter().map(|(name, _)| name).collect();
+            headers.sort_unstable();
+            let own = [
+                "authorization",
+                "content-length",
+                "content-type",
+                "x-amz-date",
+            ];
+            assert_eq!(headers, own);
+            let signed = request.headers().get("authorization").unwrap();
+            let scope = "/us-east-1/execute-api/aws4_request, SignedHeaders=host;x-amz-date, ";
+            assert!(signed.contains(scope), "{signed}");
         }
     }
 }
