@@ -224,7 +224,6 @@ impl<'run> Sale<'run> {
             tally.hearers(&message) >= expected.len()
         };
         self.crowd.watch(started + BROADCASTING, done).await;
-        let seconds = started.elapsed().as_secs_f64();
         let report = self.finished_report(&broadcast).await?;
         let heard = self.crowd.tally.hearers(&message);
         let words = format!(
@@ -238,7 +237,7 @@ impl<'run> Sale<'run> {
             name,
             audience: expected.len(),
             heard,
-            seconds,
+            delivery: Latencies::new(self.crowd.tally.delays(&message, started)),
             report,
         });
         Ok(())

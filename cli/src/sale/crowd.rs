@@ -1,6 +1,6 @@
 //! The crowd: all customers, what the director tells them, and a tally of what they report.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,8 +34,8 @@ pub(crate) struct Tally {
     pub(crate) stayed_away: Vec<String>,
     pub(crate) handshakes_repeated: BTreeMap<String, u64>,
     pub(crate) lost: u64,
-    /// By a broadcast's message: who heard it.
-    pub(crate) heard: BTreeMap<String, HashSet<usize>>,
+    /// By a broadcast's message: who heard it, and when.
+    pub(crate) heard: BTreeMap<String, HashMap<usize, Instant>>,
     pub(crate) heard_again: u64,
     pub(crate) answers: Vec<AnsweredClaim>,
     pub(crate) last_answer: Option<Instant>,
@@ -46,7 +46,13 @@ pub(crate) struct Tally {
 
 impl Tally {
     pub(crate) fn hearers(&self, message: &str) -> usize {
-        self.heard.get(message).map_or(0, HashSet::len)
+        self.heard.get(message).map_or(0, HashMap::len)
+    }
+
+    /// How long after `start` the message came to each who heard it.
+    pub(crate) fn delays(&self, message: &str, start: Instant) -> Vec<Duration> {
+        let hearers = self.heard.get(message).into_iter().flatten();
+        hearers.map(|(_, at)| at.duration_since(start)).collect()
     }
 
     fn take(&mut self, number: usize, user: &str, event: Event) {
@@ -63,7 +69,10 @@ impl Tally {
                 self.present.remove(&number);
                 self.lost += 1;
             }
-            Event::Heard(message) => drop(self.heard.entry(message).or_default().insert(number)),
+            Event::Heard { message, at } => {
+                let hearers = self.heard.entry(message).or_default();
+                hearers.entry(number).or_insert(at);
+            }
             Event::HeardAgain => self.heard_again += 1,
             Event::Answered {
                 claim_id,

@@ -50,7 +50,7 @@ pub(crate) enum Event {
     /// Its socket ended by itself; it comes back with a new ticket.
     Lost,
     /// It heard a broadcast for the first time.
-    Heard(String),
+    Heard { message: String, at: Instant },
     /// It got a frame that it had already.
     HeardAgain,
     /// A claim has its answer, this long after it was first sent.
@@ -280,7 +280,8 @@ impl Customer {
             Frame::Broadcast { id, message } => {
                 let first = self.state.heard.insert(id);
                 self.tell(if first {
-                    Event::Heard(message)
+                    let at = Instant::now();
+                    Event::Heard { message, at }
                 } else {
                     Event::HeardAgain
                 });

@@ -62,12 +62,11 @@ impl Report {
 
     /// For programs.
     pub(crate) fn json(&self) -> Value {
-        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let broadcasts = self.broadcasts.iter().map(|broadcast| {
             let report = &broadcast.report;
             json!({
                 "name": broadcast.name, "audience": broadcast.audience, "heard": broadcast.heard,
-                "seconds": broadcast.seconds, "seen": report.seen, "sent": report.sent, "gone": report.gone,
+                "deliveryMs": percentiles(&broadcast.delivery), "seen": report.seen, "sent": report.sent, "gone": report.gone,
                 "failed": report.failed, "finished": report.finished_at.is_some(),
             })
         });
@@ -82,12 +81,7 @@ impl Report {
             "stock": self.stock,
             "claims": self.claims,
             "outcomes": self.outcomes,
-            "claimToResultMs": {
-                "p50": millis(self.latencies.percentile(50)),
-                "p95": millis(self.latencies.percentile(95)),
-                "p99": millis(self.latencies.percentile(99)),
-                "max": millis(self.latencies.max()),
-            },
+            "claimToResultMs": percentiles(&self.latencies),
             "claimsPerSecond": self.claims_per_second().round(),
             "refusedByGateway": self.refused,
             "handshakesRepeated": self.handshakes_repeated,
@@ -125,20 +119,23 @@ impl Report {
     }
 
     fn broadcast_table(&self) -> String {
-        let mut text =
-            String::from("  Broadcasts           heard by       sent    gone  failed     time\n");
+        let mut text = String::from(
+            "  Broadcasts           heard by    sent    gone  failed   after p50      p95      p99     last\n",
+        );
         for Broadcast {
             name,
             audience,
             heard,
-            seconds,
+            delivery,
             report,
         } in &self.broadcasts
         {
             let heard = format!("{}/{}", grouped(*heard as u64), grouped(*audience as u64));
             let [sent, gone, failed] = [report.sent, report.gone, report.failed].map(grouped);
+            let [p50, p95, p99] = [50, 95, 99].map(|percent| seconds(delivery.percentile(percent)));
+            let last = seconds(delivery.max());
             text += &format!(
-                "    {name:<15} {heard:>11} {sent:>10} {gone:>7} {failed:>7} {seconds:>6.1} s\n"
+                "    {name:<15} {heard:>11} {sent:>7} {gone:>7} {failed:>7} {p50:>11} {p95:>8} {p99:>8} {last:>8}\n"
             );
         }
         text
@@ -189,6 +186,16 @@ impl Report {
         }
         text
     }
+}
+
+fn percentiles(latencies: &Latencies) -> Value {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    json!({
+        "p50": millis(latencies.percentile(50)),
+        "p95": millis(latencies.percentile(95)),
+        "p99": millis(latencies.percentile(99)),
+        "max": millis(latencies.max()),
+    })
 }
 
 fn seconds(duration: Duration) -> String {

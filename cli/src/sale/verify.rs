@@ -7,6 +7,7 @@ use firstcome_core::aws::operator::{StoredCoupon, StoredStock};
 
 use super::api::{BroadcastReport, CampaignState, ClaimState};
 use super::crowd::AnsweredClaim;
+use super::latency::Latencies;
 use super::wishes::Answer;
 
 /// Everything known about a finished sale.
@@ -42,8 +43,8 @@ pub(crate) struct Broadcast {
     pub(crate) audience: usize,
     /// Sockets that did.
     pub(crate) heard: usize,
-    /// Until the last of them did, in seconds.
-    pub(crate) seconds: f64,
+    /// From the call to the API until each socket that heard it had it.
+    pub(crate) delivery: Latencies,
     pub(crate) report: BroadcastReport,
 }
 
@@ -394,7 +395,7 @@ mod tests {
                 name: "start",
                 audience: 3,
                 heard: 3,
-                seconds: 0.1,
+                delivery: Latencies::default(),
                 report: BroadcastReport {
                     seen: 3,
                     sent: 3,
