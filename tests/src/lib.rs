@@ -9,6 +9,7 @@
 )]
 
 mod partner;
+pub mod processes;
 mod socket;
 mod stack;
 

@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use firstcome_core::PartnerId;
+use futures_util::{StreamExt, stream};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::{Socket, Stack, eventually};
 
+/// Handshakes at the same time, where many are opened.
+const HANDSHAKES_AT_ONCE: usize = 16;
 /// How often a handshake is tried. The local AWS answers 500 or 403 to one whose functions it may not start.
 const HANDSHAKES: u32 = 8;
 /// How often a call is made that the gateway does not start.
@@ -156,6 +159,20 @@ impl Partner {
             sleep(Duration::from_millis(fastrand::u64(200..3000))).await;
         }
         panic!("the socket did not open: {statuses:?}")
+    }
+
+    /// Open sockets of so many users, some handshakes at a time.
+    pub async fn sockets(&self, users: usize) -> Vec<(String, Socket)> {
+        let open = async |number: usize| {
+            let user = format!("user-{number}");
+            let socket = self.socket(&user).await;
+            (user, socket)
+        };
+        stream::iter(0..users)
+            .map(open)
+            .buffered(HANDSHAKES_AT_ONCE)
+            .collect()
+            .await
     }
 
     /// A user's open socket that hears the campaign.

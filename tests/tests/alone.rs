@@ -1,0 +1,143 @@
+//! Announcements to a crowd: with workers killed by SIGKILL at work, and many at once. One test after the other, on the
+//! local AWS: SOCKETS=1000 for a larger crowd.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+#![expect(clippy::print_stdout, reason = "tells what it measured")]
+
+use std::time::Duration;
+
+use firstcome_tests::{Partner, Socket, Stack, processes};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+/// Open sockets unless `SOCKETS` says otherwise.
+const SOCKETS: usize = 300;
+/// Announcements under way while claims are answered.
+const ANNOUNCEMENTS: usize = 30;
+/// Claims, one after the other.
+const CLAIMS: usize = 10;
+/// How often an announcement may be over before a worker could be killed in the middle.
+const ATTEMPTS: usize = 10;
+
+fn crowd_size() -> usize {
+    std::env::var("SOCKETS").map_or(SOCKETS, |count| count.parse().unwrap())
+}
+
+fn count(report: &Value, field: &str) -> u64 {
+    report[field].as_u64().unwrap()
+}
+
+/// Kills `broadcast` once the report says that some of `sockets` have the announcement; `None` if all had it by then.
+async fn kill_in_the_middle(partner: &Partner, broadcast: &str, sockets: usize) -> Option<u64> {
+    let path = format!("/v1/broadcasts/{broadcast}");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < deadline {
+        let reply = partner.get(&path).await;
+        let seen = if reply.status == 200 {
+            count(&reply.body, "seen")
+        } else {
+            0
+        };
+        if seen as usize >= sockets {
+            return None;
+        }
+        if seen > 0 {
+            processes::kill("Broadcast");
+            let seen = count(&partner.get(&path).await.expect(200), "seen");
+            return ((seen as usize) < sockets).then_some(seen);
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the announcement does not begin")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_announcement_whose_workers_are_killed_in_the_middle_reaches_everybody() {
+    let sockets = crowd_size();
+    let stack = Stack::find().await;
+    let partner = stack.partner().await;
+    let mut crowd = partner.sockets(sockets).await;
+
+    for attempt in 1..=ATTEMPTS {
+        let message = format!("announcement {attempt}");
+        let broadcast = partner.broadcast(None, &message).await;
+        let seen = kill_in_the_middle(&partner, &broadcast, sockets).await;
+        let report = partner.finished_report(&broadcast).await;
+        let counts = ["seen", "sent", "gone", "failed"].map(|field| count(&report, field));
+        assert_eq!(counts, [sockets as u64, sockets as u64, 0, 0]);
+        let heard = crowd.iter_mut().map(async |(user, socket)| {
+            let frame = socket
+                .wait(user, |frame| frame["message"] == json!(message))
+                .await;
+            let is_same = |again: &Value| again["message"] == json!(message);
+            // A repeated page is told apart by the frame's id.
+            while let Some(again) = socket.wait_for(Duration::from_millis(500), is_same).await {
+                assert_eq!(again["id"], frame["id"]);
+            }
+        });
+        join_all(heard).await;
+        if let Some(seen) = seen {
+            println!("killed when {seen} of {sockets} were counted; attempt {attempt}");
+            return;
+        }
+    }
+    panic!("no announcement was caught in the middle")
+}
+
+/// How long claims take, one after the other; the median.
+async fn claim_to_result(socket: &mut Socket, campaign: &str, round: &str) -> Duration {
+    let mut took = Vec::new();
+    for number in 0..CLAIMS {
+        let started = Instant::now();
+        socket.claim(campaign, &format!("{round}-{number}")).await;
+        took.push(started.elapsed());
+    }
+    took.sort_unstable();
+    took[CLAIMS / 2]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_do_not_wait_until_the_announcements_are_out() {
+    let stack = Stack::find().await;
+    let partner = stack.partner().await;
+    let campaign = partner.campaign(10).await;
+    let mut claimant = partner.socket("claimant").await;
+    let listeners = stack.partner().await;
+    let _crowd = listeners.sockets(crowd_size()).await;
+
+    let idle = claim_to_result(&mut claimant, &campaign, "idle").await;
+    let announce = (0..ANNOUNCEMENTS).map(async |number| {
+        listeners
+            .broadcast(None, &format!("announcement {number}"))
+            .await
+    });
+    let started = Instant::now();
+    let broadcasts = join_all(announce).await;
+    let busy = claim_to_result(&mut claimant, &campaign, "busy").await;
+    let answered = started.elapsed();
+    let finished = async |id: &String| {
+        let report = listeners.get(&format!("/v1/broadcasts/{id}")).await;
+        report.body["finishedAt"].is_string()
+    };
+    let finished = join_all(broadcasts.iter().map(finished)).await;
+    let under_way = finished.iter().filter(|finished| !**finished).count();
+    println!(
+        "claim to result, median of {CLAIMS}: {} ms idle, {} ms while announcing; {under_way} of {ANNOUNCEMENTS} \
+         announcements were still under way after {} ms",
+        idle.as_millis(),
+        busy.as_millis(),
+        answered.as_millis()
+    );
+    assert!(
+        under_way > 0,
+        "the announcements were over too soon to tell"
+    );
+    for id in &broadcasts {
+        assert_eq!(listeners.finished_report(id).await["failed"], 0);
+    }
+}
