@@ -9,7 +9,7 @@ export LOCAL_PORT AUTH
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
-.PHONY: demo test up down outputs env watch bench simulate model chaos help
+.PHONY: demo test up down outputs env watch bench simulate model chaos contracts help
 
 demo: up ## One flash sale on this machine: USERS=1000 STOCK=300
 	@eval "$$(tools/stack env)" && cargo run -q -p firstcome-cli -- sale --users $(USERS) --stock $(STOCK)
@@ -47,5 +47,9 @@ chaos: STOCK = 200
 chaos: ## Flash sales under faults and kill -9, all exact: RUNS=3 USERS=500 STOCK=200
 	@tools/chaos --runs $(RUNS) --users $(USERS) --stock $(STOCK)
 
+contracts: ## Writes schemas/ and the OpenAPI document anew from the types
+	@WRITE_CONTRACTS=1 cargo test -q -p firstcome-core --test schemas
+	@WRITE_CONTRACTS=1 cargo test -q -p api openapi
+
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -28,6 +28,7 @@ pub const MAX_COUPON_TTL_SECONDS: u32 = 5 * 365 * 86_400;
 /// An offer of `total` coupons, first come, first served. Immutable once stored, except for `closed_at`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Campaign {
     /// The campaign's id, a ULID.
     pub campaign_id: CampaignId,
@@ -35,7 +36,7 @@ pub struct Campaign {
     pub partner_id: PartnerId,
     /// What people read, at most 128 characters.
     pub title: String,
-    /// How many coupons there are, 1 to [`MAX_TOTAL`].
+    /// How many coupons there are.
     pub total: u32,
     /// The first instant at which a claim counts.
     pub opens_at: Timestamp,
@@ -46,7 +47,7 @@ pub struct Campaign {
     /// What the coupon gives; opaque JSON, at most 256 bytes encoded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub benefit: Option<Value>,
-    /// Over how many counters the stock is spread, 1 to [`MAX_SHARDS`].
+    /// Over how many counters the stock is spread.
     pub shards: u16,
     /// When it was created.
     pub created_at: Timestamp,
@@ -58,6 +59,7 @@ pub struct Campaign {
 /// Where a campaign is in its life, as clients see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Phase {
     /// Claims do not count yet.
     Scheduled,
@@ -72,25 +74,33 @@ pub enum Phase {
 /// What a partner sends to create a campaign.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NewCampaign {
-    /// 1 to 128 characters.
+    /// What people read.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 128)))]
     pub title: String,
-    /// 1 to [`MAX_TOTAL`].
+    /// How many coupons there are.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = MAX_TOTAL)))]
     pub total: u32,
-    /// Default: at once.
+    /// The first instant at which a claim counts. Default: at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opens_at: Option<Timestamp>,
-    /// Default: [`DEFAULT_WINDOW_SECONDS`] after the opening.
+    /// The first instant at which a claim no longer counts: later than the opening and than now. Default: 30 days after the
+    /// opening.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closes_at: Option<Timestamp>,
-    /// Default: [`DEFAULT_COUPON_TTL_SECONDS`].
+    /// How long a coupon can be used, in seconds from its issue. Default: 30 days.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = MAX_COUPON_TTL_SECONDS)))]
     pub coupon_ttl_seconds: Option<u32>,
-    /// At most 256 bytes encoded.
+    /// What a coupon gives: any JSON of at most 256 bytes. `{"type": "points", "amount": n}` (n from 1 to 1000000000000) is
+    /// credited to the holder's wallet when the coupon is redeemed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub benefit: Option<Value>,
-    /// Default: [`shards_for`] the total; 1 to [`MAX_SHARDS`] where the partner expects another rush than its size suggests.
+    /// Over how many counters the stock is spread, for who expects another rush than the total suggests. Default: one per
+    /// 1,000 coupons.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = MAX_SHARDS)))]
     pub shards: Option<u16>,
 }
 

@@ -154,6 +154,7 @@ pub struct PageCounts {
 /// Whether an announcement is still going out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum BroadcastStatus {
     /// Somebody may still be told.
     Running,
@@ -168,6 +169,7 @@ pub enum BroadcastStatus {
     missing_docs,
     reason = "the fields are the interface's, and those of PageCounts"
 )]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BroadcastReport {
     #[serde(skip)]
     pub partner_id: PartnerId,

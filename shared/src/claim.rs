@@ -20,6 +20,7 @@ pub const MAX_AHEAD_MILLIS: i64 = 60_000;
 /// The one final answer to a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Outcome {
     /// The claim won the coupon that is sent along.
     Issued,
@@ -109,21 +110,23 @@ impl Claim {
 /// A claim as it travels through ClaimsQueue.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClaimMessage {
-    /// [`CLAIM_MESSAGE_VERSION`].
+    /// The message's form; another one is not understood.
+    #[cfg_attr(feature = "schema", schemars(extend("const" = CLAIM_MESSAGE_VERSION)))]
     pub version: u8,
-    /// See [`Claim::claim_id`].
+    /// Names the wish; a repeat has the same.
     pub claim_id: ClaimId,
-    /// See [`Claim::partner_id`].
+    /// Under which partner the user claims.
     pub partner_id: PartnerId,
-    /// See [`Claim::campaign_id`].
+    /// Which campaign.
     pub campaign_id: CampaignId,
-    /// See [`Claim::user_id`].
+    /// Who.
     pub user_id: UserId,
-    /// See [`Claim::requested_at`]; a producer may leave it out, then the queue's time counts.
+    /// The claim's own time; a producer may leave it out, then the queue's time counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requested_at: Option<Timestamp>,
-    /// See [`Claim::connection_id`].
+    /// Where the answer goes; left out if nobody waits on a socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_id: Option<ConnectionId>,
 }

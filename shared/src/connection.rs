@@ -16,6 +16,7 @@ pub const CONNECTION_TTL_SECONDS: i64 = 2 * 3600 + 600;
 /// What a socket can listen to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("pattern" = "^(partner|campaign):[A-Za-z0-9._:-]{1,64}$")))]
 pub enum Topic {
     /// Everything a partner tells all of its users.
     Partner(PartnerId),

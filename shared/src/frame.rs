@@ -19,6 +19,7 @@ pub const MAX_CLIENT_FRAME_BYTES: usize = 8 * 1024;
     rename_all = "camelCase",
     rename_all_fields = "camelCase"
 )]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum ClientFrame {
     /// A coupon.
     Claim {
@@ -98,6 +99,7 @@ impl ClientFrame {
 /// The coupon as its holder sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CouponView {
     /// What the user shows.
     pub code: String,
@@ -120,8 +122,9 @@ impl From<&Coupon> for CouponView {
     }
 }
 
-/// What a client is told. `id` is the same whenever the same thing is said again.
+/// What a client is told. The `id` is the same whenever the same thing is said again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServerFrame {
     /// For the client to recognize a repeat.
     pub id: String,
@@ -137,6 +140,7 @@ pub struct ServerFrame {
     missing_docs,
     reason = "the fields are the interface's, documented there and in README.md"
 )]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum FrameBody {
     /// The claim is in the queue; a `claim.result` follows.
     #[serde(rename = "claim.accepted")]

@@ -31,6 +31,11 @@ macro_rules! text_id {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
+        #[cfg_attr(
+            feature = "schema",
+            derive(schemars::JsonSchema),
+            schemars(extend("pattern" = concat!("^[A-Za-z0-9", $extra, "]{1,", $max, "}$")))
+        )]
         pub struct $name(String);
 
         impl $name {
@@ -91,6 +96,10 @@ text_id!(
 text_id!(
     /// API Gateway's name for an open socket (base64 text such as `L0SM9cOFvHcCIhw=`).
     ConnectionId, "connectionId", 128, "._:+/=-", "1 to 128 characters of A-Z a-z 0-9 . _ : + / = -"
+);
+text_id!(
+    /// The partner's own name for the order a coupon is used in.
+    OrderId, "orderId", 64, "._:-", "1 to 64 characters of A-Z a-z 0-9 . _ : -"
 );
 text_id!(
     /// One announcement to many sockets.

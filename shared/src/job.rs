@@ -19,6 +19,7 @@ pub const MAX_DELAY_SECONDS: u16 = 900;
 /// An answer on its way to the socket that claimed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Answer {
     /// The socket.
     pub connection_id: ConnectionId,
@@ -33,8 +34,9 @@ pub struct Answer {
     rename_all = "camelCase",
     rename_all_fields = "camelCase"
 )]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum DeliveryJob {
-    /// Answers to claims, at most [`MAX_ANSWERS_PER_JOB`].
+    /// Answers to claims.
     Deliver {
         /// The answers.
         answers: Vec<Answer>,
@@ -51,6 +53,7 @@ pub enum DeliveryJob {
 /// What an announcement is about, and until when it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum AnnouncementKind {
     /// The campaign takes claims; holds until it ends.
     Opened,
@@ -65,6 +68,7 @@ pub enum AnnouncementKind {
 /// Something to tell everybody who hears a topic.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Announcement {
     /// The same announcement has the same id, whoever sends it.
     pub broadcast_id: BroadcastId,
@@ -88,12 +92,13 @@ pub struct Announcement {
 /// One shard of an announcement's audience.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PageJob {
     /// The announcement it is part of.
     pub broadcast_id: BroadcastId,
     /// Whose members.
     pub topic: Topic,
-    /// Which shard of them, below [`crate::MEMBERSHIP_SHARDS`].
+    /// Which shard of them.
     pub shard: u16,
     /// How often the page was carried on; Lambda stops loops through SQS at 16 hops.
     pub generation: u8,
@@ -104,6 +109,7 @@ pub struct PageJob {
 /// A campaign's stock is to be told to those who watch it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct StockJob {
     /// The campaign.
     pub campaign_id: CampaignId,
@@ -120,6 +126,7 @@ pub struct StockJob {
 /// A message of BroadcastQueue.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum BroadcastJob {
     /// Start an announcement, or carry one on.
     Announce(Announcement),

@@ -27,6 +27,8 @@ mod partner;
 mod port;
 mod redemption;
 mod refresh;
+#[cfg(feature = "schema")]
+pub mod schema;
 mod ticket;
 mod timestamp;
 mod wallet;

@@ -1,71 +1,23 @@
 //! Coupons in use: redeemed once for one order, rolled back for that order only. A coupon worth points credits its
 //! holder's wallet in the same write, and the rollback takes them back in the same write.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use subtle::ConstantTimeEq;
 
 use crate::{
     Amount, CampaignId, Cause, Coupon, Entropy, EntryId, EntryKind, Guard, Holder, InvalidValue,
-    Obstacle, PortError, Posting, Refusal, Settled, StandingCoupons, Teller, Timestamp, Wallet,
-    WalletBook, WalletChange, earned,
+    Obstacle, OrderId, PortError, Posting, Refusal, Settled, StandingCoupons, Teller, Timestamp,
+    Wallet, WalletBook, WalletChange, earned,
 };
 
 /// How often a coupon that others keep using is judged again.
 const MAX_TRIES: u32 = 20;
 
-/// The partner's own name for the order a coupon is used in.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct OrderId(String);
-
-impl OrderId {
-    /// Takes the text if it is within its bounds.
-    ///
-    /// # Errors
-    /// [`InvalidValue`] that names the field and its bounds.
-    pub fn new(text: impl Into<String>) -> Result<Self, InvalidValue> {
-        let text = text.into();
-        let fits = (1..=64).contains(&text.len())
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b));
-        fits.then_some(Self(text)).ok_or(InvalidValue {
-            field: "orderId",
-            expected: "1 to 64 characters of A-Z a-z 0-9 . _ : -",
-        })
-    }
-
-    /// The id as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for OrderId {
-    type Error = InvalidValue;
-    fn try_from(text: String) -> Result<Self, InvalidValue> {
-        Self::new(text)
-    }
-}
-
-impl From<OrderId> for String {
-    fn from(id: OrderId) -> Self {
-        id.0
-    }
-}
-
-impl fmt::Display for OrderId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 /// A coupon's use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Redemption {
     /// When it was redeemed.
     pub redeemed_at: Timestamp,

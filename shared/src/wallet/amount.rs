@@ -13,6 +13,7 @@ pub const MAX_BALANCE: u64 = 9_007_199_254_740_991;
 /// What one operation moves: 1 to [`MAX_AMOUNT`] points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "u64", into = "u64")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("minimum" = 1, "maximum" = MAX_AMOUNT)))]
 pub struct Amount(u64);
 
 impl Amount {

@@ -10,6 +10,7 @@ use crate::{CampaignId, InvalidValue, OrderId, Timestamp, UserId};
 /// An entry's id, a ULID. Within one wallet ids sort in the order of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("pattern" = "^[0-7][0-9A-HJKMNP-TV-Z]{25}$")))]
 pub struct EntryId(String);
 
 impl EntryId {
@@ -65,6 +66,7 @@ impl fmt::Display for EntryId {
 /// Why an entry was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum EntryKind {
     /// The partner gave points.
     Earn,
@@ -85,6 +87,7 @@ pub enum EntryKind {
 /// A part of a lot: what an entry moved of it, or what is left of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LotShare {
     /// The entry that brought these points into being; they keep it wherever they go.
     pub lot_id: EntryId,
@@ -105,6 +108,7 @@ impl LotShare {
 /// Why points are given or taken, in the partner's words: 1 to 128 characters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("minLength" = 1, "maxLength" = 128)))]
 pub struct EntryReason(String);
 
 impl EntryReason {
@@ -138,6 +142,7 @@ impl From<EntryReason> for String {
 /// One line of a wallet's ledger.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Entry {
     /// Its id.
     pub entry_id: EntryId,
