@@ -48,8 +48,8 @@ chaos: ## Flash sales under faults and kill -9, all exact: RUNS=3 USERS=500 STOC
 	@tools/chaos --runs $(RUNS) --users $(USERS) --stock $(STOCK)
 
 contracts: ## Writes schemas/ and the OpenAPI document anew from the types
-	@WRITE_CONTRACTS=1 cargo test -q -p firstcome-core --test schemas
-	@WRITE_CONTRACTS=1 cargo test -q -p api openapi
+	@WRITE_CONTRACTS=1 cargo test -q -p firstcome-core --test schemas the_files
+	@WRITE_CONTRACTS=1 cargo test -q -p api the_served_document
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -13,6 +13,7 @@ use firstcome_core::{ApiKey, Fate, KeyRecord, KeyStore, PartnerId, PortError, Sc
 use tokio::sync::OnceCell;
 
 use crate::{
+    budget::Bucket,
     handler::{Api, Ports},
     problem::Problem,
 };
@@ -27,7 +28,7 @@ const CAPACITY: usize = 1000;
 /// more. A key that was good here before is read whatever the flood.
 const UNKNOWN_READS: u32 = 50;
 /// See [`UNKNOWN_READS`].
-const UNKNOWN_READS_PER_SECOND: i64 = 10;
+const UNKNOWN_READS_PER_SECOND: u32 = 10;
 
 /// One read of a key: under way while the cell is empty, shared by all who wait for it.
 type Read = Arc<OnceCell<Loaded>>;
@@ -42,29 +43,7 @@ struct Loaded {
 pub(crate) struct Gate<K> {
     keys: K,
     reads: Mutex<HashMap<String, Read>>,
-    guesses: Mutex<Guesses>,
-}
-
-/// How many keys may still be read of which nothing good is known.
-struct Guesses {
-    left: u32,
-    counted_at: Timestamp,
-}
-
-impl Guesses {
-    /// Takes one, if one is left at `now`.
-    fn take(&mut self, now: Timestamp) -> bool {
-        let since = now.millis_since(self.counted_at);
-        let earned = since.saturating_mul(UNKNOWN_READS_PER_SECOND) / 1000;
-        if earned > 0 {
-            let earned = u32::try_from(earned).unwrap_or(u32::MAX);
-            self.left = self.left.saturating_add(earned).min(UNKNOWN_READS);
-            self.counted_at = now;
-        }
-        let any = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        any
-    }
+    guesses: Mutex<Bucket>,
 }
 
 impl<K: KeyStore> Gate<K> {
@@ -72,10 +51,7 @@ impl<K: KeyStore> Gate<K> {
         Self {
             keys,
             reads: Mutex::default(),
-            guesses: Mutex::new(Guesses {
-                left: UNKNOWN_READS,
-                counted_at: Timestamp::EPOCH,
-            }),
+            guesses: Mutex::new(Bucket::full(UNKNOWN_READS, UNKNOWN_READS_PER_SECOND)),
         }
     }
 
@@ -116,7 +92,7 @@ impl<K: KeyStore> Gate<K> {
         let record = self.keys.key(key_id).await;
         if !matches!(record, Ok(None)) {
             let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
-            guesses.left = (guesses.left + 1).min(UNKNOWN_READS);
+            guesses.give_back();
         }
         let fresh_millis = match &record {
             Ok(Some(_)) => KNOWN_MILLIS,
@@ -174,7 +150,9 @@ pub(crate) async fn admit<P: Ports>(
         .get("x-api-key")
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
-    let partner = api.gate.partner(key, scope, api.clock.now()).await?;
+    let now = api.clock.now();
+    let partner = api.gate.partner(key, scope, now).await?;
+    api.budgets.take(&partner, now)?;
     request.extensions_mut().insert(partner);
     Ok(next.run(request).await)
 }

@@ -15,17 +15,26 @@ use firstcome_core::{
     Entropy, KeyStore, Operations, Redemptions, Scope, SoldMarks, StandingCoupons, StockCounters,
     TicketKey, UserCoupons, WalletBook,
 };
-use serde_json::json;
+use serde::Serialize;
 
 use crate::{
     auth::{Gate, admit},
+    budget::Budgets,
     problem::{Code, Problem},
     request::CursorSeal,
     routes::{broadcasts, campaigns, claims, redemptions, users, wallets},
 };
 
-/// The interface of these routes as OpenAPI 3.1, written by hand.
-const OPENAPI: &str = include_str!("openapi.json");
+/// The interface of these routes as OpenAPI 3.1, made from the types they read and write (`openapi.rs`, `make contracts`).
+pub(crate) const OPENAPI: &str = include_str!("openapi.json");
+
+/// A sign of life.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Health {
+    /// `ok`.
+    status: &'static str,
+}
 
 /// Which adapter stands behind each port.
 pub(crate) trait Ports: Send + Sync + 'static {
@@ -48,6 +57,7 @@ pub(crate) struct Api<P: Ports> {
     pub(crate) user_coupons: P::UserCoupons,
     pub(crate) redemptions: P::Redemptions,
     pub(crate) wallets: P::Wallets,
+    pub(crate) budgets: Budgets,
     pub(crate) gate: Gate<P::Keys>,
     pub(crate) claims: P::Claims,
     pub(crate) broadcasts: P::Broadcasts,
@@ -105,7 +115,7 @@ pub(crate) fn router<P: Ports>(api: Arc<Api<P>>) -> Router {
         .merge(scoped(Scope::Coupons, coupons))
         .merge(scoped(Scope::Points, points))
         .merge(scoped(Scope::Broadcasts, broadcasts))
-        .route("/healthz", get(async || Json(json!({"status": "ok"}))))
+        .route("/healthz", get(async || Json(Health { status: "ok" })))
         .route(
             "/openapi.json",
             get(async || ([(CONTENT_TYPE, "application/json")], OPENAPI)),

@@ -2,7 +2,10 @@
 //! The variables and rights are those of `ApiFunction` in template.yaml.
 
 mod auth;
+mod budget;
 mod handler;
+#[cfg(test)]
+mod openapi;
 mod problem;
 mod request;
 mod routes;
@@ -45,6 +48,7 @@ async fn main() -> Result<(), Error> {
         redemptions: aws::DynamoRedemptions::new(&sdk, coupons.clone()),
         wallets: aws::DynamoWallets::new(&sdk, aws::variable("WALLETS_TABLE")?)
             .with_coupons(coupons),
+        budgets: budget::Budgets::new(aws::variable("PARTNER_REQUESTS_PER_SECOND")?.parse()?),
         gate: auth::Gate::new(aws::DynamoKeys::new(&sdk, aws::variable("PARTNERS_TABLE")?)),
         claims: aws::SqsClaims::new(&sdk, aws::variable("CLAIMS_QUEUE_URL")?),
         broadcasts: aws::SqsBroadcasts::new(&sdk, aws::variable("BROADCAST_QUEUE_URL")?),

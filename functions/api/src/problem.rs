@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use firstcome_core::{Fate, InvalidValue, PortError, TicketError};
-use serde_json::json;
+use serde::Serialize;
 
 /// Why a request was not carried out.
 #[derive(Debug)]
@@ -22,6 +22,27 @@ pub(crate) struct Problem {
 /// The problem's code, left on the response for the summary line.
 #[derive(Clone, Copy)]
 pub(crate) struct Code(pub(crate) &'static str);
+
+/// Why a request was not carried out (RFC 9457).
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Problem"))]
+pub(crate) struct ProblemBody {
+    /// `about:blank`: `status` and `code` say it all.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// The status in words.
+    title: &'static str,
+    /// The HTTP status.
+    #[cfg_attr(test, schemars(range(min = 400, max = 599)))]
+    status: u16,
+    /// For programs: stable.
+    code: &'static str,
+    /// For people: may change.
+    detail: String,
+    /// What of the request is malformed: a member of the body, a parameter, or `body`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+}
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
@@ -140,16 +161,14 @@ impl From<TicketError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut body = json!({
-            "type": "about:blank",
-            "title": self.status.canonical_reason(),
-            "status": self.status.as_u16(),
-            "code": self.code,
-            "detail": self.detail,
-        });
-        if let Some(field) = self.field {
-            body["field"] = field.into();
-        }
+        let body = ProblemBody {
+            kind: "about:blank",
+            title: self.status.canonical_reason().unwrap_or_default(),
+            status: self.status.as_u16(),
+            code: self.code,
+            detail: self.detail,
+            field: self.field,
+        };
         let mut response = (self.status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(

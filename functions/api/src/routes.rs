@@ -21,9 +21,10 @@ use crate::{
 /// What a route answers.
 type Answer = Result<Response, Problem>;
 
-/// A coupon as its partner sees it: what its holder sees, and its use.
+/// A coupon as its partner sees it: what its holder sees, and, while it is redeemed, its use.
 #[derive(Serialize)]
-struct CouponBody {
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Coupon"))]
+pub(crate) struct CouponBody {
     #[serde(flatten)]
     coupon: CouponView,
     #[serde(flatten)]

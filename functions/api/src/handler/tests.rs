@@ -10,14 +10,18 @@ use firstcome_core::{
     Claim, ClaimId, Coupon, CouponLedger, KeyRecord, MEMBERSHIP_SHARDS, NewCampaign, PageCounts,
     PartnerId, SoldMarks, Timestamp, Topic, UserId, coupon_code,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::*;
+use crate::openapi;
 
 /// The campaign that the events are about.
 const CAMPAIGN: &str = "01KSR4Q5ACF3P2V7WM8X9NYBTD";
 const SECRET: &str = "a secret of at least thirty-two bytes";
+
+/// Requests per second of one partner.
+const BUDGET: u32 = 1000;
 
 struct InMemory;
 
@@ -83,6 +87,7 @@ fn stage() -> Stage {
         user_coupons: catalog.clone(),
         redemptions: ledger.clone(),
         wallets: wallets.clone(),
+        budgets: Budgets::new(BUDGET),
         gate: Gate::new(catalog.clone()),
         claims: outbox.clone(),
         broadcasts: outbox.clone(),
@@ -164,14 +169,34 @@ impl Stage {
         );
         let request =
             lambda_http::request::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-        answered(self.router.clone().oneshot(request).await.unwrap()).await
+        let (parts, body) = request.into_parts();
+        let body = body.as_ref().to_vec();
+        self.send(Request::from_parts(parts, body)).await
+    }
+
+    /// Holds the answer to the document, and what was accepted as well.
+    async fn send(&self, request: axum::http::Request<Vec<u8>>) -> Answered {
+        let operation = openapi::operation_of(request.method().as_str(), request.uri().path());
+        let sent = request.body().clone();
+        let request = request.map(Body::from);
+        let answer = answered(self.router.clone().oneshot(request).await.unwrap()).await;
+        if let Some(operation) = operation {
+            openapi::check_answer(operation, answer.status, &answer.headers, &answer.body);
+            if let Some(schema) = openapi::body_schema(operation).filter(|_| answer.status < 300) {
+                let sent = serde_json::from_slice(&sent).unwrap();
+                assert_eq!(openapi::violation(schema, &sent), None, "accepted: {sent}");
+            }
+        } else {
+            assert!([404, 405].contains(&answer.status));
+        }
+        answer
     }
 
     async fn ask(
         &self,
         method: &str,
         path: &str,
-        body: impl Into<Body>,
+        body: impl AsRef<[u8]>,
         headers: &[(&str, &str)],
     ) -> Answered {
         let mut request = Request::builder().method(method).uri(path);
@@ -181,14 +206,8 @@ impl Stage {
         let request = headers.iter().fold(request, |request, (name, value)| {
             request.header(*name, *value)
         });
-        answered(
-            self.router
-                .clone()
-                .oneshot(request.body(body.into()).unwrap())
-                .await
-                .unwrap(),
-        )
-        .await
+        self.send(request.body(body.as_ref().to_vec()).unwrap())
+            .await
     }
 
     async fn get(&self, path: &str) -> Answered {
@@ -370,6 +389,24 @@ async fn damage_in_the_store_gives_500_without_internals() {
     let answer = stage.event("get-campaign").await;
     answer.is_problem(500, "internal");
     assert!(!answer.body.to_string().contains("shard"));
+}
+
+#[tokio::test]
+async fn a_partner_past_its_budget_is_told_to_come_again_and_no_other() {
+    let stage = stage();
+    for _ in 0..BUDGET {
+        assert_eq!(stage.get("/v1/campaigns").await.status, 200);
+    }
+    let refused = stage.get("/v1/campaigns").await;
+    refused.is_problem(429, "too_many_requests");
+    assert_eq!(refused.headers["retry-after"], "1");
+    let rival = key(2).reveal();
+    let theirs = stage
+        .ask("GET", "/v1/campaigns", "", &[("x-api-key", &rival)])
+        .await;
+    assert_eq!(theirs.status, 200);
+    stage.clock.advance_millis(1000);
+    assert_eq!(stage.get("/v1/campaigns").await.status, 200);
 }
 
 // Bodies.
@@ -915,6 +952,10 @@ async fn a_coupon_is_redeemed_once_shown_so_and_rolled_back() {
     }
     let listed = stage.event("list-coupons").await;
     assert_eq!(listed.body["coupons"], json!([used]));
+    let standing = stage.event("claim-status").await;
+    assert_eq!(standing.body, json!({"status": "issued", "coupon": used}));
+    let claimed = stage.event("claim").await;
+    assert_eq!(claimed.body["coupon"], used);
     stage
         .post(REDEMPTION, r#"{"orderId":"order-2"}"#)
         .await
@@ -1382,30 +1423,161 @@ async fn every_job_that_is_sent_can_be_read_by_its_receiver() {
 
 // The written interface.
 
+/// A path with the events' ids filled in.
+fn filled(path: &str) -> String {
+    path.replace("{campaignId}", CAMPAIGN)
+        .replace("{userId}", "user-1")
+        .replace("{broadcastId}", "x")
+}
+
 #[tokio::test]
-async fn every_written_route_is_served_and_every_served_route_is_written() {
-    let interface: Value = serde_json::from_str(OPENAPI).unwrap();
-    let paths = interface["paths"].as_object().unwrap();
-    assert_eq!(
-        paths.len(),
-        include_str!("../handler.rs").matches("\"/").count()
-    );
+async fn every_written_route_is_served_with_its_methods_and_no_other() {
     let stage = stage();
-    for (path, operations) in paths {
-        let filled = path
-            .replace("{campaignId}", "x")
-            .replace("{userId}", "u")
-            .replace("{broadcastId}", "x");
+    for (path, operations) in openapi::served()["paths"].as_object().unwrap() {
         for method in ["get", "post", "put", "patch", "delete"] {
             let answer = stage
-                .ask(&method.to_uppercase(), &filled, "", &[("x-api-key", "")])
+                .ask(
+                    &method.to_uppercase(),
+                    &filled(path),
+                    "",
+                    &[("x-api-key", "")],
+                )
                 .await;
-            let expected = match operations.get(method) {
-                None => 405,
-                Some(operation) if operation.get("security").is_some() => 200,
-                Some(_) => 401,
-            };
-            assert_eq!(answer.status, expected, "{method} {path}");
+            let operation = operations.get(method);
+            match operation.map(|operation| operation["security"][0].is_object()) {
+                None => {
+                    answer.is_problem(405, "method_not_allowed");
+                    let allowed = answer.headers["allow"].to_str().unwrap().to_lowercase();
+                    let mut allowed: Vec<&str> = allowed
+                        .split(',')
+                        .filter(|method| *method != "head")
+                        .collect();
+                    allowed.sort_unstable();
+                    let written = operations.as_object().unwrap().keys();
+                    assert_eq!(allowed, written.collect::<Vec<_>>(), "{method} {path}");
+                }
+                Some(true) => answer.is_problem(401, "unauthorized"),
+                Some(false) => assert_eq!(answer.status, 200, "{method} {path}"),
+            }
+        }
+    }
+}
+
+/// What a member of a body is replaced by.
+fn replacements() -> Vec<Value> {
+    let (some, long) = ("x".repeat(65), "x".repeat(129));
+    vec![
+        Value::Null,
+        json!(true),
+        json!(0),
+        json!(1),
+        json!(-1),
+        json!(1.5),
+        json!(70_000),
+        json!(10_000_001),
+        json!(1_000_000_000_001_u64),
+        json!(""),
+        json!("a b"),
+        json!("a@b"),
+        json!("x"),
+        json!(some),
+        json!(long),
+        json!("2040-01-01T09:00:00+09:00"),
+        json!("2026-11-21"),
+        json!([]),
+        json!({}),
+    ]
+}
+
+#[tokio::test]
+async fn a_body_is_malformed_if_the_document_does_not_admit_it_and_only_then() {
+    let stage = stage().with_campaign(|_| ());
+    let mut judged = (0, 0);
+    for (path, operations) in openapi::served()["paths"].as_object().unwrap() {
+        let Some(operation) = operations.get("post") else {
+            continue;
+        };
+        let Some(schema) = openapi::body_schema(operation) else {
+            continue;
+        };
+        let name = schema["$ref"].as_str().unwrap();
+        let written = openapi::served().pointer(&name[1..]).unwrap();
+        let example = &operation["requestBody"]["content"]["application/json"]["example"];
+        let post = async |n: usize, body: &Value| {
+            let key = format!("{path}-{n}");
+            let headers = [("idempotency-key", key.as_str())];
+            stage
+                .ask("POST", &filled(path), body.to_string(), &headers)
+                .await
+        };
+        for field in written["properties"].as_object().unwrap().keys() {
+            let mut without = example.clone();
+            without.as_object_mut().unwrap().remove(field);
+            let answer = post(0, &without).await;
+            if written["required"]
+                .as_array()
+                .unwrap()
+                .contains(&json!(field))
+            {
+                answer.names(field);
+            } else {
+                assert_ne!(
+                    answer.status, 400,
+                    "{name} without {field}: {}",
+                    answer.body
+                );
+            }
+            for (n, value) in replacements().into_iter().enumerate() {
+                let mut changed = example.clone();
+                changed[field] = value;
+                let answer = post(n + 1, &changed).await;
+                let admitted = openapi::violation(schema, &changed).is_none();
+                assert_eq!(admitted, answer.status != 400, "{changed}: {}", answer.body);
+                if admitted {
+                    judged.0 += 1;
+                } else {
+                    judged.1 += 1;
+                }
+            }
+        }
+    }
+    assert!(judged.0 > 50 && judged.1 > 200, "{judged:?}");
+}
+
+#[tokio::test]
+async fn a_parameter_is_malformed_if_the_document_does_not_admit_it_and_only_then() {
+    let stage = stage().with_campaign(|_| ());
+    let parameters = &openapi::served()["components"]["parameters"];
+    let long = "x".repeat(300);
+    for (value, encoded) in [
+        ("x", "x"),
+        ("a.b", "a.b"),
+        ("a b", "a%20b"),
+        ("a@b", "a%40b"),
+        ("a/b", "a%2Fb"),
+        ("\u{1}", "%01"),
+        ("é", "%C3%A9"),
+        (&long[..64], &long[..64]),
+        (&long[..65], &long[..65]),
+        (&long[..129], &long[..129]),
+    ] {
+        let admitted =
+            |name: &str| openapi::violation(&parameters[name]["schema"], &json!(value)).is_none();
+        let wallet = stage.get(&format!("/v1/users/{encoded}/wallet")).await;
+        assert_eq!(admitted("userId"), wallet.status == 200, "{value}");
+        let path = format!("{REDEMPTION}?orderId={encoded}");
+        let back = stage.ask("DELETE", &path, "", &[]).await;
+        assert_eq!(admitted("orderId"), back.status != 400, "{value}");
+    }
+    let body = r#"{"amount":1,"reason":"r"}"#;
+    for key in ["x", "a b", "!~", &long[..255], &long[..256], "a\tb", ""] {
+        let earned = stage
+            .move_points("/v1/users/u/wallet/earn", key, body)
+            .await;
+        for name in ["Idempotency-Key", "RequiredIdempotencyKey"] {
+            let schema = &parameters[name]["schema"];
+            let admitted = openapi::violation(schema, &json!(key)).is_none();
+            assert_eq!(admitted, earned.status != 400, "{key:?}");
         }
     }
 }

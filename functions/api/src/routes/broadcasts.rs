@@ -12,8 +12,7 @@ use firstcome_core::{
     Announcement, AnnouncementKind, BroadcastId, BroadcastJob, BroadcastOutbox, BroadcastReports,
     CampaignId, FrameBody, InvalidValue, PartnerId, ReportRecord, ServerFrame, Topic,
 };
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
 use super::{Answer, own_campaign};
 use crate::{
@@ -25,9 +24,21 @@ use crate::{
 /// The longest message, in bytes.
 const MAX_MESSAGE_BYTES: usize = 4096;
 
+/// A partner's words.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct NewBroadcast {
+    /// At most 4096 bytes in UTF-8.
+    #[cfg_attr(test, schemars(length(min = 1, max = MAX_MESSAGE_BYTES)))]
     message: String,
+}
+
+/// The words are on their way.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct BroadcastAccepted {
+    broadcast_id: BroadcastId,
 }
 
 pub(crate) async fn to_partner<P: Ports>(
@@ -123,5 +134,9 @@ async fn send<P: Ports>(
             .send(&[(BroadcastJob::Announce(announcement), 0)])
             .await?;
     }
-    Ok((StatusCode::ACCEPTED, Json(json!({ "broadcastId": id }))).into_response())
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(BroadcastAccepted { broadcast_id: id }),
+    )
+        .into_response())
 }

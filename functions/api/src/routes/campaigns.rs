@@ -15,7 +15,7 @@ use firstcome_core::{
 };
 use futures_util::future::try_join_all;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Answer, own_campaign};
 use crate::{
@@ -29,23 +29,41 @@ const PAGE: u16 = 20;
 
 /// A campaign as its partner sees it.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Campaign"))]
 #[serde(rename_all = "camelCase")]
-struct CampaignView {
+pub(crate) struct CampaignView {
     campaign_id: CampaignId,
     partner_id: PartnerId,
     title: String,
     total: u32,
+    /// The first instant at which a claim counts.
     opens_at: Timestamp,
+    /// The first instant at which a claim no longer counts.
     closes_at: Timestamp,
+    /// How long a coupon can be used, in seconds from its issue.
     coupon_ttl_seconds: u32,
+    /// What a coupon gives.
     #[serde(skip_serializing_if = "Option::is_none")]
     benefit: Option<Value>,
     phase: Phase,
+    /// How many coupons have been issued.
     issued: u32,
+    /// How many are left: `total - issued`.
     remaining: u32,
     created_at: Timestamp,
+    /// When it was closed early.
     #[serde(skip_serializing_if = "Option::is_none")]
     closed_at: Option<Timestamp>,
+}
+
+/// A page of campaigns, newest first.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct CampaignPage {
+    campaigns: Vec<CampaignView>,
+    /// The cursor of the following page; left out on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
 }
 
 impl CampaignView {
@@ -124,17 +142,14 @@ pub(crate) async fn list<P: Ports>(
     let after = api.cursors.open(&of, cursor)?;
     let page = api.catalog.list(&partner, after.as_ref(), PAGE).await?;
     let now = api.clock.now();
-    let views = try_join_all(
+    let campaigns = try_join_all(
         page.items
             .into_iter()
             .map(|campaign| view(&api, campaign, now)),
     )
     .await?;
-    let mut body = json!({ "campaigns": views });
-    if let Some(next) = &page.next {
-        body["next"] = api.cursors.close(&of, next.as_str()).into();
-    }
-    Ok(Json(body).into_response())
+    let next = page.next.map(|next| api.cursors.close(&of, next.as_str()));
+    Ok(Json(CampaignPage { campaigns, next }).into_response())
 }
 
 pub(crate) async fn show<P: Ports>(

@@ -4,33 +4,76 @@ use std::sync::Arc;
 
 use axum::{Extension, Json, extract::State, http::StatusCode, response::IntoResponse};
 use firstcome_core::{
-    Campaign, CampaignId, Claim, ClaimId, ClaimOutbox, Coupon, CouponView, Outcome, PartnerId,
-    PortError, SoldMarks, StandingCoupons, Timestamp, UserId, Verdict,
+    Campaign, CampaignId, Claim, ClaimId, ClaimOutbox, Coupon, Outcome, PartnerId, PortError,
+    SoldMarks, StandingCoupons, Timestamp, UserId,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, own_campaign};
+use super::{Answer, CouponBody, own_campaign};
 use crate::{
     handler::{Api, Ports},
     problem::Problem,
     request::{Body, PathIds},
 };
 
+/// A user's wish for a coupon.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NewClaim {
     user_id: UserId,
+    /// Strongly advised: a repeat with the same id gets the same answer. Default: an id of its own.
     claim_id: Option<ClaimId>,
 }
 
+/// What became of the claim so far.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Claim"))]
 #[serde(rename_all = "camelCase")]
-struct ClaimView {
+pub(crate) struct ClaimView {
+    claim_id: ClaimId,
+    status: ClaimStatus,
+    /// The coupon that stands.
     #[serde(skip_serializing_if = "Option::is_none")]
-    claim_id: Option<ClaimId>,
-    status: &'static str,
+    coupon: Option<CouponBody>,
+}
+
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+enum ClaimStatus {
+    /// In the queue: ask for the answer, or hear it on a socket.
+    Accepted,
+    /// This claim won the coupon.
+    Issued,
+    /// The user holds a coupon that another claim won.
+    AlreadyIssued,
+}
+
+/// What a user's claims have come to.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Standing"))]
+pub(crate) struct StandingView {
+    status: StandingStatus,
+    /// The coupon that stands.
     #[serde(skip_serializing_if = "Option::is_none")]
-    coupon: Option<CouponView>,
+    coupon: Option<CouponBody>,
+}
+
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+enum StandingStatus {
+    /// A coupon stands.
+    Issued,
+    /// None stands, and every coupon has gone.
+    SoldOut,
+    /// None stands, and the campaign takes no more claims.
+    Closed,
+    /// None stands, and the campaign has not opened yet.
+    NotOpen,
+    /// None stands, and one may still come. A user who never claimed looks the same.
+    Undecided,
 }
 
 pub(crate) async fn claim<P: Ports>(
@@ -47,11 +90,14 @@ pub(crate) async fn claim<P: Ports>(
     let standing = Standing::read(&api, &partner, &ids.campaign()?, &user_id).await?;
     let claim_id = claim_id.unwrap_or_else(|| ClaimId::mint(now, api.entropy.bits()));
     if let Some(coupon) = standing.coupon {
-        let verdict = Verdict::Standing(coupon);
-        let status = verdict.outcome_for(&claim_id).as_str();
-        let coupon = verdict.coupon().map(CouponView::from);
+        let status = if coupon.claim_id == claim_id {
+            ClaimStatus::Issued
+        } else {
+            ClaimStatus::AlreadyIssued
+        };
+        let coupon = Some(CouponBody::from(coupon));
         return Ok(Json(ClaimView {
-            claim_id: Some(claim_id),
+            claim_id,
             status,
             coupon,
         })
@@ -71,8 +117,8 @@ pub(crate) async fn claim<P: Ports>(
     };
     api.claims.enqueue(&claim).await?;
     let view = ClaimView {
-        claim_id: Some(claim_id),
-        status: "accepted",
+        claim_id,
+        status: ClaimStatus::Accepted,
         coupon: None,
     };
     Ok((StatusCode::ACCEPTED, Json(view)).into_response())
@@ -84,19 +130,16 @@ pub(crate) async fn status<P: Ports>(
     ids: PathIds,
 ) -> Answer {
     let standing = Standing::read(&api, &partner, &ids.campaign()?, &ids.user()?).await?;
-    let status = match &standing.coupon {
-        Some(_) => Outcome::Issued.as_str(),
-        None => standing
-            .refusal_at(api.clock.now())
-            .map_or("undecided", Outcome::as_str),
+    let refusal = standing.refusal_at(api.clock.now());
+    let status = match (&standing.coupon, refusal) {
+        (Some(_), _) => StandingStatus::Issued,
+        (None, None) => StandingStatus::Undecided,
+        (None, Some(Outcome::NotOpen)) => StandingStatus::NotOpen,
+        (None, Some(Outcome::SoldOut)) => StandingStatus::SoldOut,
+        (None, Some(_)) => StandingStatus::Closed,
     };
-    let coupon = standing.coupon.as_ref().map(CouponView::from);
-    Ok(Json(ClaimView {
-        claim_id: None,
-        status,
-        coupon,
-    })
-    .into_response())
+    let coupon = standing.coupon.map(CouponBody::from);
+    Ok(Json(StandingView { status, coupon }).into_response())
 }
 
 /// What is known of one user's claim.

@@ -15,10 +15,13 @@ use crate::{
     request::{Body, OrderQuery, PathIds},
 };
 
+/// The order that a coupon is used in.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NewRedemption {
     order_id: OrderId,
+    /// If it is given, it must be the coupon's.
     code: Option<String>,
 }
 

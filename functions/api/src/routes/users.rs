@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use axum::{Extension, Json, extract::State, http::StatusCode, response::IntoResponse};
 use firstcome_core::{DEFAULT_TICKET_SECONDS, PartnerId, Ticket, Timestamp, UserCoupons, UserId};
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
 use super::{Answer, CouponBody};
 use crate::{
@@ -16,11 +15,37 @@ use crate::{
 /// How many coupons make a page.
 const PAGE: u16 = 50;
 
+/// What a ticket is wanted for.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NewTicket {
     user_id: UserId,
+    /// How long it can be used, in seconds. Default: 60.
+    #[cfg_attr(test, schemars(range(min = 10, max = 300)))]
     ttl_seconds: Option<u32>,
+}
+
+/// A ticket for one WebSocket connection.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Ticket"))]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TicketView {
+    /// Goes into the query of the address: `?ticket=`.
+    ticket: String,
+    /// The first second at which it opens nothing.
+    expires_at: Timestamp,
+    web_socket_url: String,
+}
+
+/// A page of a user's coupons, newest campaign first.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct CouponPage {
+    coupons: Vec<CouponBody>,
+    /// The cursor of the following page; left out on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
 }
 
 pub(crate) async fn ticket<P: Ports>(
@@ -42,12 +67,12 @@ pub(crate) async fn ticket<P: Ports>(
         api.clock.now(),
         api.entropy.bits(),
     )?;
-    let body = json!({
-        "ticket": api.tickets.sign(&ticket)?,
-        "expiresAt": Timestamp::EPOCH.plus_seconds(ticket.expires_at),
-        "webSocketUrl": api.websocket_url,
-    });
-    Ok((StatusCode::CREATED, Json(body)).into_response())
+    let view = TicketView {
+        ticket: api.tickets.sign(&ticket)?,
+        expires_at: Timestamp::EPOCH.plus_seconds(ticket.expires_at),
+        web_socket_url: api.websocket_url.clone(),
+    };
+    Ok((StatusCode::CREATED, Json(view)).into_response())
 }
 
 pub(crate) async fn coupons<P: Ports>(
@@ -63,10 +88,7 @@ pub(crate) async fn coupons<P: Ports>(
         .user_coupons
         .coupons_of(&partner, &user, after.as_ref(), PAGE)
         .await?;
-    let coupons: Vec<CouponBody> = page.items.into_iter().map(CouponBody::from).collect();
-    let mut body = json!({ "coupons": coupons });
-    if let Some(next) = &page.next {
-        body["next"] = api.cursors.close(&of, next.as_str()).into();
-    }
-    Ok(Json(body).into_response())
+    let coupons = page.items.into_iter().map(CouponBody::from).collect();
+    let next = page.next.map(|next| api.cursors.close(&of, next.as_str()));
+    Ok(Json(CouponPage { coupons, next }).into_response())
 }

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use axum::{Extension, Json, extract::State, http::HeaderMap, response::IntoResponse};
 use firstcome_core::{
-    Amount, Carried, EntryReason, Holder, InvalidValue, Operation, Order, PartnerId, Refusal,
-    Teller, Timestamp, UserId, WalletBook, sha256_hex,
+    Amount, Carried, Entry, EntryReason, Holder, InvalidValue, Operation, Order, PartnerId,
+    Refusal, Teller, Timestamp, UserId, WalletBook, sha256_hex,
 };
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
 use super::Answer;
 use crate::{
@@ -21,26 +20,63 @@ use crate::{
 /// How many entries make a page.
 const PAGE: u16 = 50;
 
+/// Points for a user.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NewEarning {
     amount: Amount,
+    /// The first instant at which they are gone; later than now. Default: never.
     expires_at: Option<Timestamp>,
     reason: EntryReason,
 }
 
+/// Points that a user spends.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct NewSpending {
     amount: Amount,
     reason: EntryReason,
 }
 
+/// Points from one user to another.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NewTransfer {
     from_user_id: UserId,
+    /// Another user than `fromUserId`.
     to_user_id: UserId,
     amount: Amount,
+}
+
+/// What a user has.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Wallet"))]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct WalletView {
+    #[cfg_attr(test, schemars(range(max = firstcome_core::MAX_BALANCE)))]
+    balance: u64,
+    /// How many points expire next, and when; `null` if none do.
+    expiring_next: Option<Expiring>,
+}
+
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+struct Expiring {
+    amount: u64,
+    expires_at: Timestamp,
+}
+
+/// A page of a wallet's ledger, newest entry first.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "EntryPage"))]
+pub(crate) struct EntriesView {
+    entries: Vec<Entry>,
+    /// The cursor of the following page; left out on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
 }
 
 pub(crate) async fn show<P: Ports>(
@@ -49,11 +85,14 @@ pub(crate) async fn show<P: Ports>(
     ids: PathIds,
 ) -> Answer {
     let wallet = teller(&api).settled(&holder(partner, ids.user()?)).await?;
-    let next = wallet
+    let expiring_next = wallet
         .expiring_next()
-        .map(|(at, amount)| json!({"amount": amount, "expiresAt": at}));
-    let body = json!({"balance": wallet.balance, "expiringNext": next});
-    Ok(Json(body).into_response())
+        .map(|(expires_at, amount)| Expiring { amount, expires_at });
+    Ok(Json(WalletView {
+        balance: wallet.balance,
+        expiring_next,
+    })
+    .into_response())
 }
 
 pub(crate) async fn entries<P: Ports>(
@@ -74,11 +113,9 @@ pub(crate) async fn entries<P: Ports>(
         teller(&api).settled(&holder).await?;
     }
     let page = api.wallets.entries(&holder, before.as_ref(), PAGE).await?;
-    let mut body = json!({"entries": page.entries});
-    if let Some(next) = &page.next {
-        body["next"] = api.cursors.close(&of, next.as_str()).into();
-    }
-    Ok(Json(body).into_response())
+    let entries = page.entries;
+    let next = page.next.map(|next| api.cursors.close(&of, next.as_str()));
+    Ok(Json(EntriesView { entries, next }).into_response())
 }
 
 pub(crate) async fn earn<P: Ports>(
