@@ -10,7 +10,7 @@ pub const MAX_AMOUNT: u64 = 1_000_000_000_000;
 /// The most points a wallet holds: 2^53 - 1, the largest integer that every JSON reader keeps exact.
 pub const MAX_BALANCE: u64 = 9_007_199_254_740_991;
 
-/// What one operation moves: 1 to [`MAX_AMOUNT`] points.
+/// What one operation moves: 1 to 1,000,000,000,000 points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "u64", into = "u64")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("minimum" = 1, "maximum" = MAX_AMOUNT)))]

@@ -165,6 +165,14 @@ async fn what_does_not_exist_is_told_404() {
 }
 
 #[tokio::test]
+async fn a_method_that_a_route_has_not_is_told_405() {
+    let stack = Stack::find().await;
+    let partner = stack.partner().await;
+    let told = partner.delete("/v1/campaigns").await;
+    assert_eq!(told.problem(405), "method_not_allowed");
+}
+
+#[tokio::test]
 async fn a_malformed_body_is_told_400_with_the_field() {
     let stack = Stack::find().await;
     let partner = stack.partner().await;

@@ -6,20 +6,10 @@ use firstcome_tests::{Partner, Stack};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-/// How often a call is tried that is told to come again.
-const TRIES: u32 = 20;
-
-/// The status and body of a movement; who is told to come again does, with the same key.
+/// The status and body of a movement.
 async fn moved(partner: &Partner, path: &str, body: Value, key: &str) -> (u16, Value) {
-    for _ in 0..TRIES {
-        let reply = partner.post_once(path, body.clone(), key).await;
-        let in_progress = reply.body["code"] == "in_progress";
-        if !in_progress && ![429, 502, 503].contains(&reply.status) {
-            return (reply.status, reply.body);
-        }
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(200..2000))).await;
-    }
-    panic!("{key} was told to come again {TRIES} times")
+    let reply = partner.post_once(path, body, key).await;
+    (reply.status, reply.body)
 }
 
 async fn earn(partner: &Partner, user: &str, amount: u64) {
