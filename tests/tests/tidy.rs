@@ -1,4 +1,5 @@
 //! Holds template.yaml, functions/, events/ and README.md to each other. Reads files only; no stack, no network.
+//! What must hold of the template itself is asked of its expansion, in tests/template/.
 
 #![expect(
     clippy::unwrap_used,
@@ -9,88 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use serde_yaml_ng::{Mapping, Value};
-
-/// What each function may do, from the design's function table. A transaction is authorized as the actions of its items.
-const ALLOWED: &[(&str, &[&str])] = &[
-    ("authorize", &["secretsmanager:GetSecretValue"]),
-    ("connect", &["dynamodb:GetItem", "dynamodb:PutItem"]),
-    (
-        "disconnect",
-        &[
-            "dynamodb:GetItem",
-            "dynamodb:BatchWriteItem",
-            "dynamodb:DeleteItem",
-        ],
-    ),
-    (
-        "claim",
-        &[
-            "dynamodb:GetItem",
-            "dynamodb:Query",
-            "dynamodb:PutItem",
-            "dynamodb:UpdateItem",
-            "dynamodb:DeleteItem",
-            "sqs:SendMessage",
-        ],
-    ),
-    (
-        "issue",
-        &[
-            "dynamodb:GetItem",
-            "dynamodb:BatchGetItem",
-            "dynamodb:UpdateItem",
-            "dynamodb:PutItem",
-            "sqs:SendMessage",
-            "sqs:ReceiveMessage",
-            "sqs:DeleteMessage",
-            "sqs:GetQueueAttributes",
-            "sqs:ChangeMessageVisibility",
-        ],
-    ),
-    (
-        "broadcast",
-        &[
-            "dynamodb:Query",
-            "dynamodb:GetItem",
-            "dynamodb:BatchGetItem",
-            "dynamodb:BatchWriteItem",
-            "dynamodb:PutItem",
-            "dynamodb:UpdateItem",
-            "dynamodb:DeleteItem",
-            "execute-api:ManageConnections",
-            "sqs:SendMessage",
-            "sqs:ReceiveMessage",
-            "sqs:DeleteMessage",
-            "sqs:GetQueueAttributes",
-        ],
-    ),
-    (
-        "refresh",
-        &[
-            "dynamodb:Query",
-            "dynamodb:DeleteItem",
-            "dynamodb:GetItem",
-            "dynamodb:BatchGetItem",
-            "dynamodb:PutItem",
-            "dynamodb:UpdateItem",
-            "sqs:SendMessage",
-        ],
-    ),
-    (
-        "api",
-        &[
-            "dynamodb:GetItem",
-            "dynamodb:BatchGetItem",
-            "dynamodb:Query",
-            "dynamodb:PutItem",
-            "dynamodb:UpdateItem",
-            "dynamodb:DeleteItem",
-            "sqs:SendMessage",
-            "secretsmanager:GetSecretValue",
-        ],
-    ),
-];
+use serde_yaml_ng::Value;
 
 fn root() -> PathBuf {
     std::env::var_os("TIDY_ROOT").map_or_else(
@@ -129,28 +49,6 @@ fn functions() -> BTreeMap<String, Value> {
             )
         })
         .collect()
-}
-
-fn statements(function: &Value) -> Vec<Mapping> {
-    let policies = function["Properties"]["Policies"]
-        .as_sequence()
-        .cloned()
-        .unwrap_or_default();
-    policies
-        .iter()
-        .flat_map(|policy| policy["Statement"].as_sequence().unwrap().clone())
-        .map(|statement| statement.as_mapping().unwrap().clone())
-        .collect()
-}
-
-fn texts(value: &Value) -> Vec<String> {
-    match value {
-        Value::String(text) => vec![text.clone()],
-        Value::Sequence(all) => all.iter().flat_map(texts).collect(),
-        Value::Mapping(map) => map.values().flat_map(texts).collect(),
-        Value::Tagged(tagged) => texts(&tagged.value),
-        _ => vec![],
-    }
 }
 
 fn folders() -> BTreeSet<String> {
@@ -202,26 +100,6 @@ fn every_function_has_a_row_in_the_readme() {
 }
 
 #[test]
-fn policies_name_only_the_allowed_actions_and_no_bare_wildcard() {
-    let deployed = functions();
-    assert_eq!(deployed.len(), ALLOWED.len());
-    for (name, allowed) in ALLOWED {
-        for statement in statements(&deployed[*name]) {
-            let actions = texts(&statement["Action"]);
-            assert!(!actions.is_empty());
-            for action in actions {
-                assert!(allowed.contains(&action.as_str()), "{name}: {action}");
-            }
-            let resources = texts(&statement["Resource"]);
-            assert!(
-                !resources.is_empty() && resources.iter().all(|r| r != "*"),
-                "{name}: wildcard resource"
-            );
-        }
-    }
-}
-
-#[test]
 fn every_variable_a_function_reads_is_set_and_no_other() {
     for (name, function) in functions() {
         let code = read(&format!("functions/{name}/src/main.rs"));
@@ -241,78 +119,7 @@ fn every_variable_a_function_reads_is_set_and_no_other() {
 }
 
 #[test]
-fn every_queue_has_a_dead_letter_queue() {
-    for (id, queue) in of_type("AWS::SQS::Queue") {
-        let dead = texts(&queue["Properties"]["RedrivePolicy"]["deadLetterTargetArn"]);
-        assert_eq!(dead.is_empty(), id.ends_with("DeadLetterQueue"), "{id}");
-    }
-}
-
-#[test]
-fn visibility_is_six_times_the_timeout_plus_the_window_and_batches_answer_in_part() {
-    let (all, sources) = (resources(), of_type("AWS::Lambda::EventSourceMapping"));
-    assert_eq!(sources.len(), 3);
-    for (id, source) in sources {
-        let properties = &source["Properties"];
-        let target = texts(&properties["FunctionName"]).remove(0);
-        let function = target
-            .strip_suffix(".Alias")
-            .unwrap_or_else(|| panic!("{id} bypasses the alias"));
-        let queue = texts(&properties["EventSourceArn"])
-            .remove(0)
-            .replace(".Arn", "");
-        let timeout = all[function]["Properties"]["Timeout"].as_u64().unwrap();
-        let visibility = all[&queue]["Properties"]["VisibilityTimeout"]
-            .as_u64()
-            .unwrap();
-        let window = properties["MaximumBatchingWindowInSeconds"]
-            .as_u64()
-            .unwrap_or_default();
-        assert!(
-            visibility >= 6 * timeout + window,
-            "{queue}: {visibility} s for a timeout of {timeout} s and a window of {window} s"
-        );
-        assert_eq!(
-            texts(&properties["FunctionResponseTypes"]),
-            ["ReportBatchItemFailures"],
-            "{id}"
-        );
-    }
-}
-
-#[test]
 fn a_batch_of_claims_fills_its_transactions() {
     let size = resources()["ClaimsEventSource"]["Properties"]["BatchSize"].as_u64();
     assert_eq!(size.unwrap() % firstcome_core::MAX_CHUNK as u64, 0);
-}
-
-#[test]
-fn every_route_targets_an_alias() {
-    let api = &resources()["WebSocketApi"]["Properties"];
-    let routes = api["Routes"].as_mapping().unwrap();
-    assert_eq!(routes.len(), 8);
-    for (key, route) in routes {
-        assert!(
-            texts(&route["FunctionArn"])[0].ends_with(".Alias"),
-            "{key:?}"
-        );
-    }
-    assert!(
-        texts(&resources()["HttpApiIntegration"]["Properties"]["IntegrationUri"])[0]
-            .ends_with(".Alias")
-    );
-}
-
-#[test]
-fn every_log_group_ends_its_logs_and_every_function_has_one() {
-    let groups = of_type("AWS::Logs::LogGroup");
-    assert!(
-        groups
-            .values()
-            .all(|group| !group["Properties"]["RetentionInDays"].is_null())
-    );
-    for (name, function) in functions() {
-        let group = texts(&function["Properties"]["LoggingConfig"]["LogGroup"]).remove(0);
-        assert!(groups.contains_key(&group), "{name}: {group}");
-    }
 }
