@@ -29,6 +29,8 @@ pub(crate) enum Command {
     /// Look at dead letters, send them again, drop them
     #[command(subcommand)]
     Dlq(DlqCommand),
+    /// What a sale needs, takes and costs on AWS, and where it breaks first; asks no stack and no account
+    Plan(CapacityPlan),
     /// Count a campaign's coupons against its stock counters, after the sale
     Audit(AuditPlan),
 }
@@ -90,6 +92,28 @@ pub(crate) struct SalePlan {
     /// New sockets per second (AWS lets 500 in)
     #[arg(long, default_value_t = 200, value_name = "PER SECOND", value_parser = clap::value_parser!(u32).range(1..=500))]
     pub(crate) rate: u32,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CapacityPlan {
+    /// How many users come, each with a socket
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=5_000_000))]
+    pub(crate) users: u32,
+    /// How many coupons there are
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) stock: u32,
+    /// Within how many seconds of the opening they all claim; half of them in the first eighth
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) window_seconds: u32,
+    /// What the account may do: requests=10000,burst=5000,connections=500,concurrency=1000,table-writes=40000 are AWS's defaults
+    #[arg(long, value_delimiter = ',', value_name = "NAME=NUMBER,…", value_parser = figure)]
+    pub(crate) region_quota: Vec<(String, f64)>,
+    /// Rates that were measured, in place of computed ones: door=…, workers=…, coupons=…, posts=… a second, batch-seconds=…
+    #[arg(long, value_delimiter = ',', value_name = "NAME=NUMBER,…", value_parser = figure)]
+    pub(crate) measured: Vec<(String, f64)>,
+    /// Another seed is another crowd
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
 }
 
 #[derive(Debug, Subcommand)]
@@ -162,6 +186,14 @@ pub(crate) struct AuditPlan {
     /// Set a sold mark that is missing: the one repair that is safe, because stock never rises
     #[arg(long)]
     pub(crate) repair: bool,
+}
+
+fn figure(text: &str) -> Result<(String, f64), String> {
+    let parsed = text.split_once('=').and_then(|(name, number)| {
+        let number: f64 = number.parse().ok()?;
+        (number.is_finite() && number > 0.0).then(|| (name.to_owned(), number))
+    });
+    parsed.ok_or_else(|| "expected NAME=NUMBER, the number above 0".to_owned())
 }
 
 fn time(text: &str) -> Result<Timestamp, String> {

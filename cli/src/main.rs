@@ -5,6 +5,7 @@ mod audit;
 mod dlq;
 mod open_files;
 mod partner;
+mod plan;
 mod sale;
 mod terminal;
 
@@ -65,6 +66,7 @@ async fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Verdict, Comm
             .map(|()| Verdict::Held),
         Command::Sale(plan) => sale::run(plan, &arguments.stack, terminal).await,
         Command::Dlq(command) => dlq::run(command, &arguments.stack, terminal).await,
+        Command::Plan(wanted) => plan::run(wanted, terminal).map(|()| Verdict::Held),
         Command::Audit(plan) => audit::run(plan, &arguments.stack, terminal).await,
     }
 }

@@ -5,17 +5,21 @@ Run by tools/test: .venv/sam/bin/python -m unittest discover -s tests/template (
 
 import copy
 import sys
+import tomllib
 import unittest
 
 import rules
-from expansion import expand, load
+from expansion import TEMPLATE, expand, load
 
 WRITTEN = load()
+# What samconfig.toml deploys to AWS with.
+CHOSEN = tomllib.loads((TEMPLATE.parent / "samconfig.toml").read_text())["default"]["deploy"]["parameters"]["parameter_overrides"]
+ON_AWS = dict(choice.split("=") for choice in CHOSEN.split())
 FUNCTIONS = {name for name, found in WRITTEN["Resources"].items() if found["Type"] == "AWS::Serverless::Function"}
 
 
 def complaints(template: dict, asked, **parameters: str) -> list[str]:
-    resources = expand(template, **parameters)
+    resources = expand(template, **(ON_AWS | parameters))
     return [complaint for rule in asked for complaint in rule(resources)]
 
 
@@ -27,10 +31,10 @@ class TheTemplate(unittest.TestCase):
         self.assertEqual(complaints(WRITTEN, rules.EVERYWHERE + rules.ON_AWS, ClaimPollersMin="4", ClaimPollersMax="20"), [])
 
     def test_keeps_the_rules_locally(self):
-        self.assertEqual(complaints(WRITTEN, rules.EVERYWHERE, Target="local"), [])
+        self.assertEqual(complaints(WRITTEN, rules.EVERYWHERE, Target="local", DeploymentPreference="AllAtOnce"), [])
 
     def test_expands_every_function_with_alias_role_and_deployment_group(self):
-        resources = expand(WRITTEN)
+        resources = expand(WRITTEN, **ON_AWS)
         self.assertEqual({name for name in rules.of_type(resources, "AWS::Lambda::Function")}, FUNCTIONS)
         for name in FUNCTIONS:
             for part in ("Aliaslive", "Role", "DeploymentGroup"):
@@ -43,6 +47,7 @@ class TheTemplate(unittest.TestCase):
         self.assertNotIn("ScalingConfig", source)
 
     def test_knows_no_code_deploy_locally(self):
+        # The local AWS expands with the defaults, whatever it is told.
         kinds = {found["Type"] for found in expand(WRITTEN, Target="local").values()}
         self.assertFalse({kind for kind in kinds if "CodeDeploy" in kind or kind.endswith("RouteResponse")})
 
