@@ -5,11 +5,12 @@ STOCK ?= 300
 AUTH ?= false
 SEEDS ?= 100000
 RUNS ?= 3
+MINUTES ?= 60
 export LOCAL_PORT AUTH
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
-.PHONY: demo test up down outputs env watch bench simulate model chaos contracts help
+.PHONY: demo test up down outputs env watch metrics bench simulate model chaos contracts help
 
 demo: up ## One flash sale on this machine: USERS=1000 STOCK=300
 	@eval "$$(tools/stack env)" && cargo run -q -p firstcome-cli -- sale --users $(USERS) --stock $(STOCK)
@@ -31,6 +32,9 @@ env: ## Lines to eval for the local stack: eval "$$(make -s env)"
 
 watch: ## cargo lambda watch, with the local stack's environment
 	@tools/stack watch
+
+metrics: ## What the functions measured, held to the tables: MINUTES=60 CAMPAIGN=id
+	@eval "$$(tools/stack env)" && cargo run -q -p firstcome-cli -- metrics --since-minutes $(MINUTES) $(if $(CAMPAIGN),--campaign $(CAMPAIGN))
 
 bench: ## Side-by-side benchmarks, as tables
 	@test -d bench || { echo "no benchmarks yet: bench/ does not exist" >&2; exit 1; }

@@ -1,7 +1,7 @@
 //! The command line, as clap reads it. Names are public (README.md, Makefile).
 
 use clap::{Args, Parser, Subcommand};
-use firstcome_core::{CampaignId, Queue, Reason, Scope, Timestamp};
+use firstcome_core::{CampaignId, ClaimId, Queue, Reason, Scope, Timestamp};
 
 /// First-come-first-served coupons on AWS: partners' keys, dead letters, audits, and a whole flash sale as a load test.
 ///
@@ -33,6 +33,13 @@ pub(crate) enum Command {
     Plan(CapacityPlan),
     /// Count a campaign's coupons against its stock counters, after the sale
     Audit(AuditPlan),
+    /// Add up the metrics that the functions have written to their logs, and hold them to the tables
+    Metrics(MetricsPlan),
+    /// Follow one claim through the logs, from its frame to its answer
+    Follow(FollowPlan),
+    /// See the alarms, try them, and say where they are told
+    #[command(subcommand)]
+    Alarms(AlarmsCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -196,6 +203,41 @@ fn figure(text: &str) -> Result<(String, f64), String> {
     parsed.ok_or_else(|| "expected NAME=NUMBER, the number above 0".to_owned())
 }
 
+#[derive(Clone, Debug, Args)]
+pub(crate) struct MetricsPlan {
+    /// How far back to look
+    #[arg(long, default_value_t = 60, value_name = "MINUTES", value_parser = clap::value_parser!(u32).range(1..=10_080))]
+    pub(crate) since_minutes: u32,
+    /// Hold this campaign to its coupons as well, by a scan of the Coupons table [default: every campaign that issued, to
+    /// its stock counters only]
+    #[arg(long, value_name = "ID", value_parser = campaign)]
+    pub(crate) campaign: Option<CampaignId>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct FollowPlan {
+    /// The claim's id
+    #[arg(long, value_name = "ID", value_parser = claim)]
+    pub(crate) claim: ClaimId,
+    /// How far back to look
+    #[arg(long, default_value_t = 60, value_name = "MINUTES", value_parser = clap::value_parser!(u32).range(1..=10_080))]
+    pub(crate) since_minutes: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AlarmsCommand {
+    /// List the alarms with their state and meaning
+    List,
+    /// Set an alarm off by hand, so that those on call are woken as if it were real; then set it back
+    Drill {
+        /// The alarm's name
+        #[arg(long, value_name = "NAME")]
+        alarm: String,
+    },
+    /// Read the webhook's URL (Discord or Slack) from stdin and store it in the stack's secret
+    Webhook,
+}
+
 fn time(text: &str) -> Result<Timestamp, String> {
     Timestamp::parse(text).map_err(|error| error.to_string())
 }
@@ -221,6 +263,10 @@ fn one_of<T: Copy>(
 
 fn campaign(text: &str) -> Result<CampaignId, String> {
     CampaignId::new(text).map_err(|error| error.to_string())
+}
+
+fn claim(text: &str) -> Result<ClaimId, String> {
+    ClaimId::new(text).map_err(|error| error.to_string())
 }
 
 fn scope(text: &str) -> Result<Scope, String> {

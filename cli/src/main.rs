@@ -1,8 +1,11 @@
 //! `firstcome`: the operator's commands and the load client. Composition only: arguments in, exit code out.
 
+mod alarms;
 mod arguments;
 mod audit;
 mod dlq;
+mod follow;
+mod metrics;
 mod open_files;
 mod partner;
 mod plan;
@@ -68,5 +71,8 @@ async fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Verdict, Comm
         Command::Dlq(command) => dlq::run(command, &arguments.stack, terminal).await,
         Command::Plan(wanted) => plan::run(wanted, terminal).map(|()| Verdict::Held),
         Command::Audit(plan) => audit::run(plan, &arguments.stack, terminal).await,
+        Command::Metrics(plan) => metrics::run(plan, &arguments.stack, terminal).await,
+        Command::Follow(plan) => follow::run(plan, &arguments.stack, terminal).await,
+        Command::Alarms(command) => alarms::run(command, &arguments.stack, terminal).await,
     }
 }

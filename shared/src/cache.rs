@@ -18,6 +18,19 @@ pub struct Freshness {
     pub retry_millis: i64,
 }
 
+/// How often a cache was asked and what that took, since this was last told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// Answered from memory.
+    pub hits: usize,
+    /// Answered with an old value, because another reader loads or loading failed.
+    pub stale: usize,
+    /// Loads, failed ones included.
+    pub loads: usize,
+    /// Loads that failed.
+    pub failures: usize,
+}
+
 #[derive(Debug)]
 struct Entry<T> {
     value: Arc<T>,
@@ -31,6 +44,7 @@ struct State<T> {
     /// How many loads have ended, and how the last one failed, if it did.
     loads: u64,
     failure: Option<Arc<PortError>>,
+    stats: CacheStats,
 }
 
 enum Found<T> {
@@ -55,6 +69,7 @@ impl<T, K: Clock> Cached<T, K> {
             entry: None,
             loads: 0,
             failure: None,
+            stats: CacheStats::default(),
         });
         Self {
             clock,
@@ -75,11 +90,19 @@ impl<T, K: Clock> Cached<T, K> {
     ) -> Result<Arc<T>, Arc<PortError>> {
         let loads_seen = self.state().loads;
         match self.find() {
-            Found::Fresh(value) => Ok(value),
-            Found::Stale(value) => match self.loading.try_lock() {
-                Ok(_turn) => Ok(self.load(load).await.unwrap_or(value)),
-                Err(_another_loads) => Ok(value),
-            },
+            Found::Fresh(value) => {
+                self.state().stats.hits += 1;
+                Ok(value)
+            }
+            Found::Stale(value) => {
+                if let Ok(_turn) = self.loading.try_lock()
+                    && let Ok(fresh) = self.load(load).await
+                {
+                    return Ok(fresh);
+                }
+                self.state().stats.stale += 1;
+                Ok(value)
+            }
             Found::Nothing => {
                 let _turn = self.loading.lock().await;
                 match self.find() {
@@ -93,6 +116,17 @@ impl<T, K: Clock> Cached<T, K> {
         }
     }
 
+    /// The value as it is held, however old, without a load.
+    pub fn held(&self) -> Option<Arc<T>> {
+        let state = self.state();
+        state.entry.as_ref().map(|entry| Arc::clone(&entry.value))
+    }
+
+    /// What happened since this was last asked.
+    pub fn take_stats(&self) -> CacheStats {
+        std::mem::take(&mut self.state().stats)
+    }
+
     async fn load(
         &self,
         load: impl AsyncFnOnce() -> Result<T, PortError>,
@@ -102,6 +136,7 @@ impl<T, K: Clock> Cached<T, K> {
         let loaded = load().await;
         let mut state = self.state();
         state.loads += 1;
+        state.stats.loads += 1;
         match loaded {
             Ok(value) => {
                 let value = Arc::new(value);
@@ -122,6 +157,7 @@ impl<T, K: Clock> Cached<T, K> {
                     "cache not refreshed"
                 );
                 let failure = Arc::new(failure);
+                state.stats.failures += 1;
                 if let Some(entry) = &mut state.entry {
                     entry.fresh_until =
                         Timestamp::from_millis(loaded_at.millis() + self.freshness.retry_millis);
@@ -283,5 +319,25 @@ mod tests {
             cache.get(async || bad.load().await).await.unwrap();
         }
         assert_eq!(bad.loads(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_look_is_counted_once_as_what_it_was() {
+        let (cache, clock) = cache();
+        let (good, bad) = (Source::GOOD(), Source::BAD());
+        for _ in 0..3 {
+            cache.get(async || good.load().await).await.unwrap();
+        }
+        clock.advance_millis(10_001);
+        let read = join_all((0..10).map(|_| cache.get(async || bad.load().await))).await;
+        assert!(read.iter().all(Result::is_ok));
+        let stats = CacheStats {
+            hits: 2,
+            stale: 10,
+            loads: 2,
+            failures: 1,
+        };
+        assert_eq!(cache.take_stats(), stats);
+        assert_eq!(cache.take_stats(), CacheStats::default());
     }
 }

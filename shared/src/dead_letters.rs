@@ -362,7 +362,7 @@ mod tests {
     use crate::memory::sample_campaign;
     use crate::{
         Answer, ClaimId, ConnectionId, MAX_CLAIM_MESSAGE_BYTES, Outcome, PageJob, ServerFrame,
-        StockJob, UserId, Verdict, opened,
+        StockJob, TraceHeader, UserId, Verdict, opened,
     };
 
     const SENT: Timestamp = Timestamp::from_millis(1_790_000_000_000);
@@ -423,6 +423,7 @@ mod tests {
             requested_at: SENT.plus_seconds(-5),
             sent_at: SENT.plus_seconds(DAY),
             connection_id: ConnectionId::new("L0SM9cOFvHcCIhw=").ok(),
+            trace: None,
         };
         assert_eq!(again, expected);
     }
@@ -545,6 +546,8 @@ mod tests {
         let answer = Answer {
             connection_id: connection_id.clone(),
             frame: ServerFrame::claim_result(&campaign.campaign_id, &user, &claim_id, &verdict),
+            requested_at: Some(SENT),
+            trace: TraceHeader::read("Root=1-67891233-abcdef012345678912345678"),
         };
         let deliver = DeliveryJob::Deliver {
             answers: vec![answer.clone(), answer],

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Cached, Campaign, CampaignId, CampaignRecords, Clock, Freshness, PortError, Timestamp,
+    CacheStats, Cached, Campaign, CampaignId, CampaignRecords, Clock, Freshness, PortError,
+    Timestamp,
 };
 
 /// A campaign created this long before a snapshot may still be missing in it: its transaction may have ended after
@@ -136,6 +137,17 @@ impl<S: Snapshots + CampaignRecords, K: Clock + Clone> CampaignDirectory<S, K> {
             return Ok(Lookup::Unknown);
         }
         self.look_up_young(id, index.sold.contains(id)).await
+    }
+
+    /// What the looks since the last call took, and how old the snapshot in memory is, in milliseconds; `None` if there is
+    /// none.
+    pub fn take_stats(&self) -> (CacheStats, Option<i64>) {
+        let held = self.index.held();
+        let built_at = held
+            .map(|index| index.built_at)
+            .filter(|at| *at > Timestamp::EPOCH);
+        let age = built_at.map(|at| self.clock.now().millis_since(at));
+        (self.index.take_stats(), age)
     }
 
     /// Held for the read, so that many who ask at once share it.

@@ -210,6 +210,15 @@ pub enum FrameBody {
 }
 
 impl ServerFrame {
+    /// The claim that this is the answer to, where it is one.
+    pub fn claim_id(&self) -> Option<&ClaimId> {
+        match &self.body {
+            FrameBody::ClaimAccepted { claim_id, .. } => Some(claim_id),
+            FrameBody::ClaimResult { claim_id, .. } => claim_id.as_ref(),
+            _ => None,
+        }
+    }
+
     /// The frame with an id made of `parts`: the same parts, the same id.
     pub fn repeatable(parts: &[&str], body: FrameBody) -> Self {
         Self {

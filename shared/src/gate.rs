@@ -7,7 +7,7 @@ use crate::{
     Campaign, CampaignDirectory, CampaignId, CampaignRecords, Claim, ClaimId, ClaimOutbox,
     ClientFrame, Clock, ConnectionId, DeliveryJob, DeliveryOutbox, Entropy, FrameBody, Lookup,
     Outcome, PartnerId, PortError, ServerFrame, Snapshots, SoldMarks, StandingCoupons,
-    Subscription, Subscriptions, Topic, UserId, Verdict,
+    Subscription, Subscriptions, Topic, TraceHeader, UserId, Verdict,
 };
 
 /// Who is behind a socket, as the authorizer vouched for it.
@@ -19,6 +19,8 @@ pub struct Caller {
     pub user_id: UserId,
     /// The socket.
     pub connection_id: ConnectionId,
+    /// The platform's name for this frame's journey.
+    pub trace: Option<TraceHeader>,
 }
 
 /// The claim door. One per execution environment.
@@ -133,6 +135,7 @@ where
             requested_at: now,
             sent_at: now,
             connection_id: Some(caller.connection_id.clone()),
+            trace: caller.trace.clone(),
         };
         self.claims.enqueue(&claim).await?;
         Ok(ServerFrame::claim_accepted(&claim))

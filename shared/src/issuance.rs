@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     Campaign, CampaignId, CampaignRecords, Claim, Clock, CouponLedger, Entropy, Outcome, PortError,
-    StockCounters, UserId, Verdict,
+    StockCounters, Timestamp, UserId, Verdict,
 };
 use sale::{EmptyShards, Sale, Tally};
 
@@ -28,6 +28,10 @@ pub struct Decisions {
     pub sold_out: Vec<Campaign>,
     /// Coupons this batch issued.
     pub issued: usize,
+    /// … of each campaign in [`Self::changed`], in the same order.
+    pub issued_of: Vec<usize>,
+    /// When the last claim was decided.
+    pub decided_at: Timestamp,
     /// Transactions sent, repeats included.
     pub transactions: usize,
     /// Transactions that were refused because others wrote at the same time, or to spare the store.
@@ -100,11 +104,14 @@ where
             all.issued += one.tally.issued;
             all.transactions += one.tally.transactions;
             all.conflicts += one.tally.conflicts;
+            all.issued_of
+                .extend((one.tally.issued > 0).then_some(one.tally.issued));
             all.changed
                 .extend(one.campaign.clone().filter(|_| one.tally.issued > 0));
             all.sold_out
                 .extend(one.campaign.filter(|_| one.tally.sold_out));
         }
+        all.decided_at = self.clock.now();
         all
     }
 

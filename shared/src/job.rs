@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BroadcastId, Campaign, CampaignId, ConnectionId, PartnerId, PortError, ServerFrame, Timestamp,
-    Topic,
+    Topic, TraceHeader,
 };
 
 /// The most answers in one delivery job.
@@ -25,6 +25,12 @@ pub struct Answer {
     pub connection_id: ConnectionId,
     /// What it is told.
     pub frame: ServerFrame,
+    /// The claim's own time, to tell how long its answer took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested_at: Option<Timestamp>,
+    /// See [`crate::Claim::trace`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceHeader>,
 }
 
 /// A message of DeliveriesQueue.
@@ -210,6 +216,8 @@ mod tests {
         let answers = vec![Answer {
             connection_id: connection_id.clone(),
             frame,
+            requested_at: Some(Timestamp::from_millis(1_790_000_000_000)),
+            trace: TraceHeader::read("Root=1-67891233-abcdef012345678912345678"),
         }];
         for job in [
             DeliveryJob::Deliver { answers },

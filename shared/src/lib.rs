@@ -1,6 +1,7 @@
 //! The domain of firstcome: pure rules, ports, and the use cases between them.
 //! With default features no AWS crate is compiled; only `aws` names the SDK, only `memory` holds fakes.
 
+mod alert;
 mod announcements;
 mod audit;
 #[cfg(feature = "aws")]
@@ -22,6 +23,7 @@ mod job;
 mod ledger;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
+pub mod metric;
 mod news;
 mod partner;
 mod port;
@@ -31,8 +33,10 @@ mod refresh;
 pub mod schema;
 mod ticket;
 mod timestamp;
+mod trace;
 mod wallet;
 
+pub use alert::*;
 pub use announcements::*;
 pub use audit::*;
 pub use broadcast::*;
@@ -57,4 +61,5 @@ pub use redemption::*;
 pub use refresh::*;
 pub use ticket::*;
 pub use timestamp::*;
+pub use trace::*;
 pub use wallet::*;

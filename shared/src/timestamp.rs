@@ -8,7 +8,9 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use crate::InvalidValue;
 
 /// A point in time, from 1970 to 9999, in milliseconds since the Unix epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 #[serde(try_from = "String", into = "String")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(description = "RFC 3339, from 1970 to 9999.", extend("format" = "date-time")))]
 pub struct Timestamp(i64);

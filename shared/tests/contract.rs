@@ -109,6 +109,7 @@ fn claim(campaign: &Campaign, user: u32, claim_id: &str) -> Claim {
         requested_at: NOW,
         sent_at: NOW,
         connection_id: None,
+        trace: None,
     }
 }
 

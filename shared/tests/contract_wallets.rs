@@ -501,6 +501,7 @@ fn chunk(campaign: &Campaign, claim_id: &str) -> Chunk {
         requested_at: NOW,
         sent_at: NOW,
         connection_id: None,
+        trace: None,
     };
     Chunk {
         campaign: campaign.clone(),

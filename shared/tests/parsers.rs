@@ -109,6 +109,7 @@ proptest! {
             requested_at: Timestamp::from_millis(at),
             sent_at: NOW,
             connection_id: socket.map(|id| ConnectionId::new(id).unwrap()),
+            trace: None,
         };
         let body = serde_json::to_string(&ClaimMessage::from(&sent)).unwrap();
         prop_assert_eq!(ClaimMessage::parse(&body, NOW).unwrap(), sent);

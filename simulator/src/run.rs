@@ -151,6 +151,7 @@ async fn direct(world: &Arc<World>, scenario: Scenario) {
                     partner_id,
                     user_id,
                     connection_id,
+                    trace: None,
                 },
                 ask: Ask::Result(campaign, claim),
             })

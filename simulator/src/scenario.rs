@@ -151,6 +151,7 @@ impl Scenario {
                 partner_id: user.partner.clone(),
                 user_id: user.id.clone(),
                 connection_id: user.sockets[rng.usize(0..user.sockets.len())].clone(),
+                trace: None,
             },
             ask,
         };
@@ -186,6 +187,7 @@ impl Scenario {
             requested_at: Timestamp::from_millis(own_time.unwrap_or(now)),
             sent_at: Timestamp::from_millis(now),
             connection_id,
+            trace: None,
         };
         if own_time.is_some() && rng.u8(0..3) == 0 {
             let again = at + rng.u64(0..5000);

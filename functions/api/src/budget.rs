@@ -102,6 +102,10 @@ mod tests {
         assert_eq!(admitted(&rival, 0), 3);
         assert_eq!(admitted(&acme, 333), 0);
         assert_eq!(admitted(&acme, 1000), 3);
-        assert_eq!(admitted(&acme, 60_000), 3, "what was not asked for is not saved up");
+        assert_eq!(
+            admitted(&acme, 60_000),
+            3,
+            "what was not asked for is not saved up"
+        );
     }
 }

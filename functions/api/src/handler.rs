@@ -11,10 +11,12 @@ use axum::{
     routing::{get, post},
 };
 use firstcome_core::{
-    BroadcastOutbox, BroadcastReports, CampaignCatalog, CampaignRecords, ClaimOutbox, Clock,
-    Entropy, KeyStore, Operations, Redemptions, Scope, SoldMarks, StandingCoupons, StockCounters,
-    TicketKey, UserCoupons, WalletBook,
+    BroadcastOutbox, BroadcastReports, CampaignCatalog, CampaignRecords, ClaimId, ClaimOutbox,
+    Clock, Entropy, KeyStore, Operations, Redemptions, Scope, SoldMarks, StandingCoupons,
+    StockCounters, TicketKey, UserCoupons, WalletBook,
+    metric::{self, Metric},
 };
+use lambda_http::RequestExt;
 use serde::Serialize;
 
 use crate::{
@@ -136,6 +138,9 @@ pub(crate) fn router<P: Ports>(api: Arc<Api<P>>) -> Router {
 async fn summarize(request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
+    let request_id = request
+        .lambda_context_ref()
+        .map_or_else(String::new, |context| context.request_id.clone());
     let route = request
         .extensions()
         .get::<MatchedPath>()
@@ -146,7 +151,15 @@ async fn summarize(request: Request, next: Next) -> Response {
         .get::<Code>()
         .map_or("", |code| code.0);
     let (status, duration_ms) = (response.status().as_u16(), started.elapsed().as_millis());
-    tracing::info!(http.method = %method, http.route = route, http.status = status, duration_ms, problem.code = code, "request answered");
+    let claim_id = response
+        .extensions()
+        .get::<ClaimId>()
+        .map(tracing::field::display);
+    tracing::info!(http.method = %method, http.route = route, http.status = status, duration_ms, problem.code = code, claim.id = claim_id, "request answered");
+    metric::count(Metric::ApiRequests, 1);
+    metric::count(Metric::ApiRefused, (400..500).contains(&status).into());
+    metric::count(Metric::ApiFailed, (status >= 500).into());
+    metric::flush(&request_id);
     response
 }
 

@@ -12,7 +12,7 @@ mod routes;
 
 use std::sync::Arc;
 
-use firstcome_core::{SystemClock, SystemEntropy, TicketKey, aws};
+use firstcome_core::{SystemClock, SystemEntropy, TicketKey, aws, metric};
 use lambda_http::Error;
 
 use crate::handler::{Api, Ports};
@@ -34,6 +34,7 @@ impl Ports for OnAws {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     lambda_runtime::tracing::init_default_subscriber();
+    metric::install()?;
     let sdk = aws::Aws::load().await;
     let (campaigns, coupons) = (
         aws::variable("CAMPAIGNS_TABLE")?,

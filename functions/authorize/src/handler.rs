@@ -4,7 +4,10 @@
 use std::time::Instant;
 
 use aws_lambda_events::apigw::ApiGatewayCustomAuthorizerRequestTypeRequest;
-use firstcome_core::{Ticket, TicketKey, Timestamp};
+use firstcome_core::{
+    Ticket, TicketKey, Timestamp,
+    metric::{self, Metric},
+};
 use lambda_runtime::tracing;
 use serde::Serialize;
 
@@ -57,6 +60,13 @@ impl Doorman {
             reason,
             duration_ms = started.elapsed().as_millis(),
             "connection judged"
+        );
+        metric::count(
+            match reason {
+                None => Metric::SocketsAdmitted,
+                Some(_) => Metric::SocketsDenied,
+            },
+            1,
         );
         match judgement {
             Ok(ticket) => Answer::allow(resource, ticket),

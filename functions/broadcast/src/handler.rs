@@ -6,8 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use firstcome_core::{
     Audience, BroadcastJob, BroadcastOutbox, Clock, DeliveryJob, FanOutRecords, Forgetting,
-    JobError, PostEngine, Poster, Pusher, StockCounters, StockTicks, announce, deliver_answers,
-    deliver_snapshot, post_page, post_stock,
+    JobError, PostEngine, PostFacts, Poster, Pusher, StockCounters, StockTicks, announce,
+    deliver_answers, deliver_snapshot,
+    metric::{self, Metric},
+    post_page, post_stock,
 };
 use futures_util::{StreamExt, stream};
 use lambda_runtime::{Context, Diagnostic, tracing};
@@ -19,6 +21,9 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Kept back from the invocation's time: for committing what was posted and sending the rest on.
 const RESERVE: Duration = Duration::from_secs(3);
+
+/// After so many receives a message that fails goes to its dead-letter queue (template.yaml, `maxReceiveCount`).
+const MAX_RECEIVES: u32 = 10;
 
 /// Jobs at work at once: they share the engine's slots and its rate.
 const JOBS_AT_ONCE: usize = 10;
@@ -69,46 +74,54 @@ where
     ) -> Result<SqsBatchResponse, Diagnostic> {
         let started = Instant::now();
         let jobs = stream::iter(&event.records).map(|message| self.attempt(message, deadline));
-        let failed: Vec<&SqsMessage> = jobs
-            .buffer_unordered(JOBS_AT_ONCE)
-            .filter_map(async |failed| failed)
-            .collect()
-            .await;
+        let mut ended = jobs.buffer_unordered(JOBS_AT_ONCE);
+        let (mut facts, mut failed) = (PostFacts::default(), Vec::new());
+        while let Some((posted, failure)) = ended.next().await {
+            facts.add(posted);
+            failed.extend(failure);
+        }
         tracing::info!(
             jobs = event.records.len(),
             jobs.failed = failed.len(),
             duration_ms = started.elapsed().as_millis(),
             "batch posted"
         );
+        measure(&facts, &failed);
+        metric::gauge(Metric::PostRate, self.engine.rate());
         failures(&failed)
     }
 
-    /// Does one job; returns the message if it must come again.
+    /// Does one job; returns what it posted, and the message if it must come again.
     async fn attempt<'a>(
         &self,
         message: &'a SqsMessage,
         deadline: Instant,
-    ) -> Option<&'a SqsMessage> {
+    ) -> (PostFacts, Option<&'a SqsMessage>) {
         let Ok(job) = serde_json::from_str(message.body.as_deref().unwrap_or_default()) else {
             tracing::error!(sqs.message_id = message.message_id, "message is no job");
-            return Some(message);
+            metric::count(Metric::Poison, 1);
+            return (PostFacts::default(), Some(message));
         };
-        let error = self.work(job, deadline).await.err()?;
+        let poster = Poster::new(&self.engine, &self.connections, &self.clock, deadline);
+        let done = self.work(&poster, job).await;
+        let facts = poster.into_facts();
+        let Err(error) = done else {
+            return (facts, None);
+        };
         let cause = std::error::Error::source(&error).map(ToString::to_string);
         tracing::warn!(sqs.message_id = message.message_id, %error, cause, "job comes again");
-        Some(message)
+        (facts, Some(message))
     }
 
-    async fn work(&self, job: Job, deadline: Instant) -> Result<(), JobError> {
-        let poster = Poster::new(&self.engine, &self.connections, &self.clock, deadline);
+    async fn work(&self, poster: &Poster<'_, P, C, K>, job: Job) -> Result<(), JobError> {
         match job {
             Job::Delivery(DeliveryJob::Deliver { answers }) => {
-                deliver_answers(&poster, &answers).await.map(drop)
+                deliver_answers(poster, &answers).await.map(drop)
             }
             Job::Delivery(DeliveryJob::Snapshot {
                 connection_id,
                 campaign,
-            }) => deliver_snapshot(&poster, &self.campaigns, connection_id, campaign)
+            }) => deliver_snapshot(poster, &self.campaigns, connection_id, campaign)
                 .await
                 .map(drop),
             Job::Broadcast(BroadcastJob::Announce(announcement)) => {
@@ -124,17 +137,41 @@ where
                 .map(drop)
             }
             Job::Broadcast(BroadcastJob::Page(page)) => {
-                post_page(&poster, &self.records, &self.outbox, page)
+                post_page(poster, &self.records, &self.outbox, page)
                     .await
                     .map(drop)
             }
             Job::Broadcast(BroadcastJob::Stock(stock)) => {
-                post_stock(&poster, &self.campaigns, &self.outbox, stock)
+                post_stock(poster, &self.campaigns, &self.outbox, stock)
                     .await
                     .map(drop)
             }
         }
     }
+}
+
+/// Notes what the batch came to.
+fn measure(facts: &PostFacts, failed: &[&SqsMessage]) {
+    let posts = facts.posts;
+    metric::count(Metric::PostsSent, posts.sent as usize);
+    metric::count(Metric::PostsGone, posts.gone as usize);
+    metric::count(Metric::PostsFailed, posts.failed as usize);
+    metric::count(Metric::PostsOpen, posts.unsettled as usize);
+    metric::count(Metric::PostsThrottled, posts.throttled as usize);
+    let waited = facts.answered_after.iter();
+    metric::values(
+        Metric::ClaimToDeliveredMillis,
+        waited.map(|millis| (*millis).max(0) as f64).collect(),
+    );
+    metric::count(Metric::JobsFailed, failed.len());
+    let receives = |message: &&&SqsMessage| {
+        let count = message.attributes.get("ApproximateReceiveCount");
+        count.and_then(|count| count.parse().ok()).unwrap_or(1)
+    };
+    let last = failed
+        .iter()
+        .filter(|message| receives(message) >= MAX_RECEIVES);
+    metric::count(Metric::LastTries, last.count());
 }
 
 /// The partial batch response. A message without an id cannot be named, and an empty name fails the whole batch just as

@@ -5,7 +5,7 @@ mod handler;
 use firstcome_core::aws::{
     Aws, DynamoCampaigns, DynamoConnections, DynamoFanOut, GatewayPusher, SqsBroadcasts, variable,
 };
-use firstcome_core::{PostEngine, SystemClock};
+use firstcome_core::{PostEngine, SystemClock, metric};
 use handler::Worker;
 use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 
@@ -16,6 +16,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     tracing::init_default_subscriber();
+    metric::install()?;
     let campaigns_table = variable("CAMPAIGNS_TABLE")?;
     let requests_per_second = variable("BROADCAST_REQUESTS_PER_SECOND")?.parse()?;
     let aws = Aws::load().await;
@@ -30,7 +31,9 @@ async fn main() -> Result<(), Error> {
     };
     run(service_fn(async |event: LambdaEvent<_>| {
         let deadline = handler::deadline(&event.context);
-        worker.handle(event.payload, deadline).await
+        let answer = worker.handle(event.payload, deadline).await;
+        metric::flush(&event.context.request_id);
+        answer
     }))
     .await
 }

@@ -8,15 +8,17 @@ use aws_lambda_events::encodings::Body;
 use firstcome_core::{
     Caller, CampaignRecords, ClaimOutbox, Clock, ConnectionId, DeliveryOutbox, Entropy, FrameBody,
     Gate, InvalidValue, PartnerId, ServerFrame, Snapshots, SoldMarks, StandingCoupons,
-    Subscriptions, UserId,
+    Subscriptions, TraceHeader, UserId,
+    metric::{self, Metric},
 };
 use lambda_runtime::{Error, tracing};
 use serde_json::Value;
 
-/// Answers a frame. An error means that the gateway called without what the authorizer vouches for.
+/// Answers a frame; `trace` is the platform's header for its journey. An error means that the gateway called without what the authorizer vouches for.
 pub(crate) async fn handle<S, P, C, Q, U, D, K, E>(
     gate: &Gate<S, P, C, Q, U, D, K, E>,
     event: ApiGatewayWebsocketProxyRequest,
+    trace: Option<&str>,
 ) -> Result<ApiGatewayProxyResponse, Error>
 where
     S: Snapshots + CampaignRecords,
@@ -29,18 +31,34 @@ where
     E: Entropy,
 {
     let started = Instant::now();
-    let caller = caller(&event)?;
+    // The local AWS names no journeys; one is made up, so that its claims can be followed the same way.
+    let trace = trace
+        .and_then(TraceHeader::read)
+        .unwrap_or_else(|| TraceHeader::mint(gate.clock.now(), gate.entropy.bits()));
+    let caller = caller(&event, trace)?;
     let frame = gate
         .respond(&caller, event.body.as_deref().unwrap_or_default())
         .await;
     summarize(&caller, &frame, started);
+    measure(&frame);
+    let (cache, age) = gate.directory.take_stats();
+    metric::count(Metric::CacheHits, cache.hits);
+    metric::count(Metric::CacheStale, cache.stale);
+    metric::count(Metric::CacheLoads, cache.loads);
+    metric::count(Metric::CacheFailures, cache.failures);
+    if let Some(millis) = age {
+        metric::gauge(Metric::SnapshotAgeSeconds, millis as f64 / 1000.0);
+    }
     let mut response = ApiGatewayProxyResponse::default();
     response.status_code = 200;
     response.body = Some(Body::Text(serde_json::to_string(&frame)?));
     Ok(response)
 }
 
-fn caller(event: &ApiGatewayWebsocketProxyRequest) -> Result<Caller, InvalidValue> {
+fn caller(
+    event: &ApiGatewayWebsocketProxyRequest,
+    trace: TraceHeader,
+) -> Result<Caller, InvalidValue> {
     let context = &event.request_context;
     let text = |name| {
         context
@@ -54,6 +72,7 @@ fn caller(event: &ApiGatewayWebsocketProxyRequest) -> Result<Caller, InvalidValu
         partner_id: PartnerId::new(text("partnerId"))?,
         user_id: UserId::new(text("userId"))?,
         connection_id: ConnectionId::new(context.connection_id.as_deref().unwrap_or_default())?,
+        trace: Some(trace),
     })
 }
 
@@ -77,6 +96,7 @@ fn summarize(caller: &Caller, frame: &ServerFrame, started: Instant) {
     };
     tracing::info!(
         connection.id = %caller.connection_id,
+        trace.id = caller.trace.as_ref().map(tracing::field::display),
         partner.id = %caller.partner_id,
         campaign.id = campaign_id.map(tracing::field::display),
         claim.id = claim_id.map(tracing::field::display),
@@ -84,6 +104,20 @@ fn summarize(caller: &Caller, frame: &ServerFrame, started: Instant) {
         duration_ms = started.elapsed().as_millis(),
         "frame answered"
     );
+}
+
+fn measure(frame: &ServerFrame) {
+    match &frame.body {
+        FrameBody::ClaimAccepted { campaign_id, .. } => {
+            metric::count_of(Metric::ClaimsAccepted, campaign_id, 1);
+        }
+        FrameBody::ClaimResult { outcome, .. } => {
+            let metric = Metric::of_refusal(*outcome).unwrap_or(Metric::ClaimsStanding);
+            metric::count(metric, 1);
+        }
+        FrameBody::Error { .. } => metric::count(Metric::FramesRefused, 1),
+        _ => {}
+    }
 }
 
 #[cfg(test)]

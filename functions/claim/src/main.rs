@@ -6,12 +6,15 @@ use firstcome_core::aws::{
     Aws, DynamoCampaigns, DynamoConnections, DynamoCoupons, DynamoSnapshots, SqsClaims,
     SqsDeliveries, variable,
 };
-use firstcome_core::{CampaignDirectory, DIRECTORY_FRESHNESS, Gate, SystemClock, SystemEntropy};
+use firstcome_core::{
+    CampaignDirectory, DIRECTORY_FRESHNESS, Gate, SystemClock, SystemEntropy, metric,
+};
 use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     tracing::init_default_subscriber();
+    metric::install()?;
     let campaigns_table = variable("CAMPAIGNS_TABLE")?;
     let aws = Aws::load().await;
     let snapshots = DynamoSnapshots::new(&aws, campaigns_table.clone());
@@ -26,7 +29,10 @@ async fn main() -> Result<(), Error> {
         entropy: SystemEntropy,
     };
     run(service_fn(async |event: LambdaEvent<_>| {
-        handler::handle(&gate, event.payload).await
+        let trace = event.context.xray_trace_id.as_deref();
+        let answer = handler::handle(&gate, event.payload, trace).await;
+        metric::flush(&event.context.request_id);
+        answer
     }))
     .await
 }

@@ -7,6 +7,7 @@ use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest;
 use firstcome_core::{
     CampaignId, CampaignRecords, Clock, Connection, ConnectionId, Fate, InvalidValue, PartnerId,
     PortError, Registration, Registry, Timestamp, Topic, UserId,
+    metric::{self, Metric},
 };
 use lambda_runtime::{Diagnostic, tracing};
 use serde_json::{Value, json};
@@ -67,6 +68,13 @@ impl<R: Registry, C: CampaignRecords, K: Clock> Reception<R, C, K> {
             outcome = ?welcome,
             duration_ms = started.elapsed().as_millis(),
             "connection received"
+        );
+        metric::count(
+            match welcome {
+                Welcome::Registered => Metric::SocketsOpened,
+                Welcome::TicketUsed | Welcome::UnknownCampaign => Metric::SocketsRefused,
+            },
+            1,
         );
         Ok(json!({"statusCode": welcome.status()}))
     }

@@ -2,14 +2,15 @@
 
 mod handler;
 
-use firstcome_core::SystemClock;
 use firstcome_core::aws::{Aws, DynamoCampaigns, DynamoConnections, variable};
+use firstcome_core::{SystemClock, metric};
 use handler::Reception;
 use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     tracing::init_default_subscriber();
+    metric::install()?;
     let (connections_table, campaigns_table) =
         (variable("CONNECTIONS_TABLE")?, variable("CAMPAIGNS_TABLE")?);
     let aws = Aws::load().await;
@@ -19,7 +20,9 @@ async fn main() -> Result<(), Error> {
         clock: SystemClock,
     };
     run(service_fn(async |event: LambdaEvent<_>| {
-        reception.handle(event.payload).await
+        let answer = reception.handle(event.payload).await;
+        metric::flush(&event.context.request_id);
+        answer
     }))
     .await
 }

@@ -4,7 +4,10 @@
 use std::time::Instant;
 
 use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest;
-use firstcome_core::{ConnectionId, Fate, Forgetting, PortError};
+use firstcome_core::{
+    ConnectionId, Fate, Forgetting, PortError,
+    metric::{self, Metric},
+};
 use lambda_runtime::{Diagnostic, tracing};
 use serde_json::{Value, json};
 
@@ -28,6 +31,7 @@ pub(crate) async fn handle(
         diagnostic(&error)
     })?;
     tracing::info!(connection.id = %id, outcome, duration_ms = started.elapsed().as_millis(), "connection closed");
+    metric::count(Metric::SocketsClosed, 1);
     Ok(json!({"statusCode": 200}))
 }
 

@@ -3,15 +3,19 @@
 mod handler;
 
 use firstcome_core::aws::{Aws, DynamoConnections, variable};
+use firstcome_core::metric;
 use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     tracing::init_default_subscriber();
+    metric::install()?;
     let connections_table = variable("CONNECTIONS_TABLE")?;
     let connections = DynamoConnections::new(&Aws::load().await, connections_table);
     run(service_fn(async |event: LambdaEvent<_>| {
-        handler::handle(&connections, event.payload).await
+        let answer = handler::handle(&connections, event.payload).await;
+        metric::flush(&event.context.request_id);
+        answer
     }))
     .await
 }

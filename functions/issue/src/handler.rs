@@ -8,7 +8,8 @@ use firstcome_core::{
     Answer, BroadcastOutbox, CampaignRecords, Claim, ClaimMessage, ClaimMessageError, ClaimReturns,
     Clock, CouponLedger, Decisions, DeliveryJob, DeliveryOutbox, Entropy, InvalidValue, Issuer,
     MAX_ANSWERS_PER_JOB, MAX_JOB_BYTES, Outcome, ServerFrame, SoldMarks, StockCounters, StockNews,
-    StockTicks, Timestamp, Verdict,
+    StockTicks, Timestamp, TraceHeader, Verdict, claim_list,
+    metric::{self, Metric},
 };
 use lambda_runtime::{Context, tracing};
 use tokio::time::Instant;
@@ -22,6 +23,8 @@ const RESERVE: Duration = Duration::from_millis(2500);
 /// An undecided claim comes back after a random time of up to so many seconds, at first; from its third visit on the bound
 /// doubles each time, so that the ten receives of template.yaml outlast minutes of trouble and not seconds.
 const FIRST_RETURN_SECONDS: u16 = 5;
+/// After so many receives a message that fails goes to the dead-letter queue (template.yaml, `maxReceiveCount`).
+const MAX_RECEIVES: u32 = 10;
 /// The longest such time.
 const LAST_RETURN_SECONDS: u16 = 60;
 
@@ -87,8 +90,17 @@ where
         let unanswered = returns.len() - poison - undecided;
         self.tell(&decisions).await;
         self.come_back(&returns).await;
+        let list = |outcome| claims_answered(outcome, &claims, &decisions);
         tracing::info!(
             claims = claims.len(),
+            claims.issued = list(Some(Outcome::Issued)),
+            claims.already_issued = list(Some(Outcome::AlreadyIssued)),
+            claims.sold_out = list(Some(Outcome::SoldOut)),
+            claims.not_open = list(Some(Outcome::NotOpen)),
+            claims.closed = list(Some(Outcome::Closed)),
+            claims.unknown_campaign = list(Some(Outcome::UnknownCampaign)),
+            claims.rejected = list(Some(Outcome::Rejected)),
+            claims.undecided = list(None),
             issued = decisions.issued,
             undecided,
             unanswered,
@@ -98,6 +110,11 @@ where
             duration_ms = started.elapsed().as_millis(),
             "batch decided"
         );
+        measure(&claims, &decisions, &returns);
+        metric::values(Metric::BatchSize, vec![event.records.len() as f64]);
+        metric::count(Metric::Undecided, undecided);
+        metric::count(Metric::Unanswered, unanswered);
+        metric::count(Metric::Poison, poison);
         failures(&returns)
     }
 
@@ -193,7 +210,10 @@ fn claim(message: &SqsMessage) -> Result<Claim, ClaimMessageError> {
         expected: "set by the queue",
     };
     let sent = sent.map(Timestamp::from_millis).ok_or(missing)?;
-    ClaimMessage::parse(message.body.as_deref().unwrap_or_default(), sent)
+    let mut claim = ClaimMessage::parse(message.body.as_deref().unwrap_or_default(), sent)?;
+    let header = message.attributes.get("AWSTraceHeader");
+    claim.trace = header.and_then(|header| TraceHeader::read(header));
+    Ok(claim)
 }
 
 fn undecided<'a>(received: &[Received<'a>], decisions: &Decisions) -> Returns<'a> {
@@ -206,11 +226,16 @@ fn undecided<'a>(received: &[Received<'a>], decisions: &Decisions) -> Returns<'a
         .collect()
 }
 
+/// How often the message was received, this time included.
+fn visits(message: &SqsMessage) -> u32 {
+    let receives = message.attributes.get("ApproximateReceiveCount");
+    receives.and_then(|count| count.parse().ok()).unwrap_or(1)
+}
+
 /// How long a message that could not be decided stays away.
 fn seconds_away(message: &SqsMessage) -> u16 {
-    let receives = message.attributes.get("ApproximateReceiveCount");
-    let visits: u32 = receives.and_then(|count| count.parse().ok()).unwrap_or(1);
-    let bound = FIRST_RETURN_SECONDS.saturating_mul(2_u16.saturating_pow(visits.saturating_sub(2)));
+    let doublings = visits(message).saturating_sub(2);
+    let bound = FIRST_RETURN_SECONDS.saturating_mul(2_u16.saturating_pow(doublings));
     fastrand::u16(1..=bound.min(LAST_RETURN_SECONDS))
 }
 
@@ -230,6 +255,8 @@ fn answers<'a>(received: &[Received<'a>], decisions: &Decisions) -> Vec<(&'a Sqs
             Answer {
                 connection_id,
                 frame,
+                requested_at: Some(claim.requested_at),
+                trace: claim.trace.clone(),
             },
         ))
     };
@@ -240,10 +267,10 @@ fn answers<'a>(received: &[Received<'a>], decisions: &Decisions) -> Vec<(&'a Sqs
         .collect()
 }
 
-/// Packs answers into jobs of at most [`MAX_ANSWERS_PER_JOB`]. An answer is at most about 800 bytes, so that a full job
+/// Packs answers into jobs of at most [`MAX_ANSWERS_PER_JOB`]. An answer is at most about 1,100 bytes, so that a full job
 /// stays below [`MAX_JOB_BYTES`].
 fn jobs(answers: Vec<(&SqsMessage, Answer)>) -> Vec<(Vec<&SqsMessage>, DeliveryJob)> {
-    const { assert!(MAX_ANSWERS_PER_JOB * 1024 <= MAX_JOB_BYTES) };
+    const { assert!(MAX_ANSWERS_PER_JOB * 1280 <= MAX_JOB_BYTES) };
     let mut jobs = Vec::new();
     let mut answers = answers.into_iter().peekable();
     while answers.peek().is_some() {
@@ -251,6 +278,52 @@ fn jobs(answers: Vec<(&SqsMessage, Answer)>) -> Vec<(Vec<&SqsMessage>, DeliveryJ
         jobs.push((messages, DeliveryJob::Deliver { answers }));
     }
     jobs
+}
+
+/// The claims with this answer, or undecided, as the log names them.
+fn claims_answered(
+    outcome: Option<Outcome>,
+    claims: &[Claim],
+    decisions: &Decisions,
+) -> Option<String> {
+    let answered = claims.iter().zip(&decisions.verdicts);
+    let of_it = answered.filter(|(claim, verdict)| {
+        verdict
+            .as_ref()
+            .map(|verdict| verdict.outcome_for(&claim.claim_id))
+            == outcome
+    });
+    claim_list(of_it.map(|(claim, _)| (&claim.claim_id, claim.trace.as_ref())))
+}
+
+/// Notes what the batch came to.
+fn measure(claims: &[Claim], decisions: &Decisions, returns: &Returns<'_>) {
+    let mut with_coupon = 0;
+    let mut waited = Vec::new();
+    for (claim, verdict) in claims.iter().zip(&decisions.verdicts) {
+        let Some(verdict) = verdict else { continue };
+        let millis = decisions.decided_at.millis_since(claim.requested_at);
+        waited.push(millis.max(0) as f64);
+        match Metric::of_refusal(verdict.outcome_for(&claim.claim_id)) {
+            Some(refusal) => metric::count(refusal, 1),
+            None => with_coupon += 1,
+        }
+    }
+    metric::values(Metric::ClaimToDecidedMillis, waited);
+    for (campaign, issued) in decisions.changed.iter().zip(&decisions.issued_of) {
+        metric::count_of(Metric::Issued, &campaign.campaign_id, *issued);
+    }
+    metric::count(
+        Metric::Replays,
+        with_coupon - decisions.issued.min(with_coupon),
+    );
+    metric::count(Metric::CampaignsSoldOut, decisions.sold_out.len());
+    metric::count(Metric::Transactions, decisions.transactions);
+    metric::count(Metric::Conflicts, decisions.conflicts);
+    let last = returns
+        .iter()
+        .filter(|(message, _)| visits(message) >= MAX_RECEIVES);
+    metric::count(Metric::LastTries, last.count());
 }
 
 /// The partial batch response. A message without an id, which SQS never sends, would name nothing; Lambda takes that as

@@ -3,13 +3,14 @@
 use firstcome_core::aws::{
     Aws, DynamoCampaigns, DynamoLedger, SqsBroadcasts, SqsDeliveries, SqsReturns, variable,
 };
-use firstcome_core::{Issuer, StockNews, SystemClock, SystemEntropy};
+use firstcome_core::{Issuer, StockNews, SystemClock, SystemEntropy, metric};
 use issue::handler::{self, Worker};
 use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     tracing::init_default_subscriber();
+    metric::install()?;
     let campaigns_table = variable("CAMPAIGNS_TABLE")?;
     let aws = Aws::load().await;
     let campaigns = DynamoCampaigns::new(&aws, campaigns_table.clone());
@@ -23,7 +24,9 @@ async fn main() -> Result<(), Error> {
     };
     run(service_fn(async |event: LambdaEvent<_>| {
         let deadline = handler::deadline(&event.context);
-        Ok::<_, Error>(worker.handle(event.payload, deadline).await)
+        let answer = worker.handle(event.payload, deadline).await;
+        metric::flush(&event.context.request_id);
+        Ok::<_, Error>(answer)
     }))
     .await
 }

@@ -4,12 +4,32 @@ use std::time::{Duration, Instant};
 
 use firstcome_core::{
     AnnouncementRecords, BroadcastOutbox, Clock, DueWallets, Entropy, LiveCampaigns, SnapshotStore,
-    StockCounters, WalletBook, expire_points, refresh,
+    StockCounters, WalletBook, expire_points,
+    metric::{self, Metric},
+    refresh,
 };
 use lambda_runtime::{Error, tracing};
 
-/// Runs a round. A failure is the platform's to see: the schedule comes again in a minute.
-pub(crate) async fn handle<S, B, K>(store: &S, broadcasts: &B, clock: &K) -> Result<(), Error>
+/// The whole minute's work. A failure is the platform's to see: the schedule comes again in a minute.
+pub(crate) async fn round<S, B, W, K>(
+    store: &S,
+    broadcasts: &B,
+    wallets: &W,
+    clock: &K,
+    entropy: &dyn Entropy,
+) -> Result<(), Error>
+where
+    S: LiveCampaigns + SnapshotStore + AnnouncementRecords + StockCounters,
+    B: BroadcastOutbox,
+    W: WalletBook + DueWallets + Sync,
+    K: Clock,
+{
+    handle(store, broadcasts, clock).await?;
+    expire(wallets, clock, entropy).await
+}
+
+/// Runs a round of the campaigns.
+async fn handle<S, B, K>(store: &S, broadcasts: &B, clock: &K) -> Result<(), Error>
 where
     S: LiveCampaigns + SnapshotStore + AnnouncementRecords + StockCounters,
     B: BroadcastOutbox,
@@ -26,6 +46,11 @@ where
         duration_ms = started.elapsed().as_millis(),
         "campaigns refreshed"
     );
+    // Written, or a newer one stands: either way the doors have a fresh one.
+    metric::count(Metric::SnapshotsPublished, 1);
+    metric::gauge(Metric::CampaignsLive, round.campaigns as f64);
+    metric::gauge(Metric::StockDrift, round.drifted as f64);
+    metric::count(Metric::Announced, round.announced);
     Ok(())
 }
 
@@ -33,7 +58,7 @@ where
 const SWEEP: Duration = Duration::from_secs(15);
 
 /// Takes expired points out of wallets that nobody touches. What it leaves, the next round finds.
-pub(crate) async fn expire<W, K>(wallets: &W, clock: &K, entropy: &dyn Entropy) -> Result<(), Error>
+async fn expire<W, K>(wallets: &W, clock: &K, entropy: &dyn Entropy) -> Result<(), Error>
 where
     W: WalletBook + DueWallets + Sync,
     K: Clock,
@@ -47,6 +72,8 @@ where
         duration_ms = started.elapsed().as_millis(),
         "points expired"
     );
+    metric::count(Metric::WalletsSettled, sweep.settled);
+    metric::count(Metric::WalletsFailed, sweep.failed);
     Ok(())
 }
 

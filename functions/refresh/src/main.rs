@@ -3,20 +3,23 @@
 mod handler;
 
 use firstcome_core::aws::{Aws, DynamoSnapshots, DynamoWallets, SqsBroadcasts, variable};
-use firstcome_core::{SystemClock, SystemEntropy};
+use firstcome_core::{SystemClock, SystemEntropy, metric};
 use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 use serde::de::IgnoredAny;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     tracing::init_default_subscriber();
+    metric::install()?;
     let aws = Aws::load().await;
     let store = DynamoSnapshots::new(&aws, variable("CAMPAIGNS_TABLE")?);
     let broadcasts = SqsBroadcasts::new(&aws, variable("BROADCAST_QUEUE_URL")?);
     let wallets = DynamoWallets::new(&aws, variable("WALLETS_TABLE")?);
-    run(service_fn(async |_: LambdaEvent<IgnoredAny>| {
-        handler::handle(&store, &broadcasts, &SystemClock).await?;
-        handler::expire(&wallets, &SystemClock, &SystemEntropy).await
+    run(service_fn(async |event: LambdaEvent<IgnoredAny>| {
+        let done =
+            handler::round(&store, &broadcasts, &wallets, &SystemClock, &SystemEntropy).await;
+        metric::flush(&event.context.request_id);
+        done
     }))
     .await
 }

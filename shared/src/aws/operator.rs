@@ -2,8 +2,10 @@
 //! partners' keys, dead letters, the audit's scan. For people at a terminal: no function uses this, and every error is
 //! one line that says what to do.
 
+mod alarms;
 mod audit;
 mod dead_letters;
+mod logs;
 mod pace;
 mod partners;
 mod queues;
@@ -21,8 +23,10 @@ use aws_sdk_dynamodb::{
 };
 use thiserror::Error;
 
+pub use alarms::*;
 pub use audit::*;
 pub use dead_letters::*;
+pub use logs::*;
 pub use partners::*;
 pub use queues::*;
 pub use tables::*;
@@ -87,6 +91,9 @@ pub enum OperatorError {
     /// The caller's own value is out of bounds.
     #[error(transparent)]
     InvalidValue(#[from] InvalidValue),
+    /// A log group with more lines than can be read at once.
+    #[error("log group {0} holds too many lines for one look: choose a shorter time")]
+    TooManyLines(String),
     /// The operating system gave no randomness for a key.
     #[error("failed to read random bytes")]
     Randomness(#[source] getrandom::Error),
@@ -124,6 +131,8 @@ pub struct Stack {
     pub connections_table: String,
     pub wallets_table: String,
     pub partners_table: String,
+    pub alert_webhook_secret: String,
+    pub ticket_secret: String,
 }
 
 impl Stack {
@@ -148,6 +157,8 @@ impl Stack {
             connections_table: output("ConnectionsTable")?,
             wallets_table: output("WalletsTable")?,
             partners_table: output("PartnersTable")?,
+            alert_webhook_secret: output("AlertWebhookSecret")?,
+            ticket_secret: output("TicketSecret")?,
         })
     }
 }
@@ -155,10 +166,14 @@ impl Stack {
 /// A deployed stack, and the right to look into it.
 #[derive(Clone)]
 pub struct Operator {
+    name: String,
     stack: Stack,
     endpoint: String,
     dynamo: aws_sdk_dynamodb::Client,
     sqs: aws_sdk_sqs::Client,
+    logs: aws_sdk_cloudwatchlogs::Client,
+    cloudwatch: aws_sdk_cloudwatch::Client,
+    secrets: aws_sdk_secretsmanager::Client,
     campaigns: DynamoCampaigns,
 }
 
@@ -183,19 +198,24 @@ impl Operator {
             .to_owned();
         let outputs = stack_outputs(&config, &endpoint, name).await?;
         Ok(Self::new(
+            name,
             Stack::from_outputs(name, &outputs)?,
             endpoint,
             &config,
         ))
     }
 
-    fn new(stack: Stack, endpoint: String, config: &SdkConfig) -> Self {
+    fn new(name: &str, stack: Stack, endpoint: String, config: &SdkConfig) -> Self {
         let campaigns_table = stack.campaigns_table.clone();
         Self {
+            name: name.to_owned(),
             stack,
             endpoint,
             dynamo: aws_sdk_dynamodb::Client::new(config),
             sqs: aws_sdk_sqs::Client::new(config),
+            logs: aws_sdk_cloudwatchlogs::Client::new(config),
+            cloudwatch: aws_sdk_cloudwatch::Client::new(config),
+            secrets: aws_sdk_secretsmanager::Client::new(config),
             campaigns: DynamoCampaigns::new(&Aws::from_config(config.clone()), campaigns_table),
         }
     }
@@ -397,9 +417,11 @@ mod testing {
             connections_table: "connections".into(),
             wallets_table: "wallets".into(),
             partners_table: "partners".into(),
+            alert_webhook_secret: "webhook".into(),
+            ticket_secret: "ticket".into(),
         };
         (
-            Operator::new(stack, "http://aws".into(), aws.config()),
+            Operator::new("firstcome", stack, "http://aws".into(), aws.config()),
             http,
         )
     }

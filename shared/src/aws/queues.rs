@@ -1,6 +1,10 @@
 //! The queues: claims in, answers and broadcast jobs out, and claims put back for later.
 
 use aws_sdk_sqs::Client;
+use aws_sdk_sqs::operation::send_message::builders::SendMessageFluentBuilder;
+use aws_sdk_sqs::types::{
+    MessageSystemAttributeNameForSends as TraceHeaderAttribute, MessageSystemAttributeValue,
+};
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
 
@@ -8,7 +12,7 @@ use super::Aws;
 use super::error::port_error;
 use crate::{
     BroadcastJob, BroadcastOutbox, Claim, ClaimMessage, ClaimOutbox, ClaimReturns, DeliveryJob,
-    DeliveryOutbox, MAX_JOB_BYTES, PortError,
+    DeliveryOutbox, MAX_JOB_BYTES, PortError, TraceHeader,
 };
 
 /// Calls in flight at once where there are many.
@@ -28,24 +32,20 @@ impl Queue {
         }
     }
 
-    async fn send<T: Serialize>(
+    fn message<T: Serialize>(
         &self,
         operation: &'static str,
         message: &T,
-        group: Option<&str>,
-    ) -> Result<(), PortError> {
+    ) -> Result<SendMessageFluentBuilder, PortError> {
         let body = encode(operation, message)?;
-        let request = self
-            .client
-            .send_message()
-            .queue_url(&self.url)
-            .message_body(body);
-        let sent = request
-            .set_message_group_id(group.map(str::to_owned))
-            .send()
-            .await;
-        sent.map(drop).map_err(|error| port_error(operation, error))
+        let request = self.client.send_message().queue_url(&self.url);
+        Ok(request.message_body(body))
     }
+}
+
+async fn send(operation: &'static str, request: SendMessageFluentBuilder) -> Result<(), PortError> {
+    let sent = request.send().await;
+    sent.map(drop).map_err(|error| port_error(operation, error))
 }
 
 fn encode<T: Serialize>(operation: &'static str, message: &T) -> Result<String, PortError> {
@@ -65,15 +65,31 @@ impl SqsClaims {
 
 impl ClaimOutbox for SqsClaims {
     async fn enqueue(&self, claim: &Claim) -> Result<(), PortError> {
+        const OPERATION: &str = "send the claim";
         // The group makes the queue fair: one hot campaign does not hold up the others.
-        self.0
-            .send(
-                "send the claim",
-                &ClaimMessage::from(claim),
-                Some(claim.campaign_id.as_str()),
-            )
-            .await
+        let request = self
+            .0
+            .message(OPERATION, &ClaimMessage::from(claim))?
+            .message_group_id(claim.campaign_id.as_str());
+        let request = match &claim.trace {
+            Some(trace) => request.message_system_attributes(
+                TraceHeaderAttribute::AwsTraceHeader,
+                attribute(OPERATION, trace)?,
+            ),
+            None => request,
+        };
+        send(OPERATION, request).await
     }
+}
+
+/// The one system attribute that a sender may set; function `issue` finds it as `AWSTraceHeader`.
+fn attribute(
+    operation: &'static str,
+    trace: &TraceHeader,
+) -> Result<MessageSystemAttributeValue, PortError> {
+    let attribute = MessageSystemAttributeValue::builder().data_type("String");
+    let built = attribute.string_value(trace.as_str()).build();
+    built.map_err(|error| PortError::reject(operation, error))
 }
 
 /// DeliveriesQueue.
@@ -97,7 +113,7 @@ impl DeliveryOutbox for SqsDeliveries {
                 format!("{bytes} bytes are more than {MAX_JOB_BYTES}"),
             ));
         }
-        self.0.send(OPERATION, job, None).await
+        send(OPERATION, self.0.message(OPERATION, job)?).await
     }
 }
 
@@ -176,4 +192,47 @@ async fn at_once(calls: Vec<impl Future<Output = Result<(), PortError>>>) -> Res
         .collect()
         .await;
     ended.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::aws::replay::replay;
+    use crate::{CampaignId, ClaimId, PartnerId, Timestamp, UserId};
+
+    async fn sent(trace: Option<TraceHeader>) -> Value {
+        let (aws, http) = replay(&[(200, json!({"MessageId": "m", "MD5OfMessageBody": ""}))]);
+        let now = Timestamp::from_millis(1_790_000_000_000);
+        let claim = Claim {
+            claim_id: ClaimId::new("c1").unwrap(),
+            partner_id: PartnerId::new("acme").unwrap(),
+            campaign_id: CampaignId::mint(now, 1),
+            user_id: UserId::new("ann").unwrap(),
+            requested_at: now,
+            sent_at: now,
+            connection_id: None,
+            trace,
+        };
+        // The checksum of the answer is not this test's business.
+        drop(
+            SqsClaims::new(&aws, "http://queues/claims".into())
+                .enqueue(&claim)
+                .await,
+        );
+        let requests: Vec<_> = http.actual_requests().collect();
+        serde_json::from_slice(requests[0].body().bytes().unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_claims_trace_header_travels_as_the_queues_own_attribute() {
+        let header = "Root=1-67891233-abcdef012345678912345678;Parent=463ac35c9f6413ad;Sampled=1";
+        let request = sent(TraceHeader::read(header)).await;
+        let expected = json!({"AWSTraceHeader": {"DataType": "String", "StringValue": header}});
+        assert_eq!(request["MessageSystemAttributes"], expected);
+        let body = request["MessageBody"].as_str().unwrap();
+        assert!(!body.contains("1-67891233"), "{body}");
+        assert_eq!(sent(None).await["MessageSystemAttributes"], Value::Null);
+    }
 }

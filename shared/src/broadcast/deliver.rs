@@ -2,7 +2,8 @@
 
 use crate::{
     Answer, Campaign, Clock, ConnectionId, Forgetting, JobError, PortError, Post, PostSummary,
-    Poster, Pusher, ServerFrame, Settlement, StockCounters, StockShard, broadcast::poster::encode,
+    Posted, Poster, Pusher, ServerFrame, Settlement, StockCounters, StockShard,
+    broadcast::poster::encode, claim_list,
 };
 
 /// Posts answers to the sockets that claimed. An answer whose socket is gone is dropped: it stands, and can be asked for
@@ -39,11 +40,43 @@ pub async fn deliver_answers<P: Pusher, C: Forgetting, K: Clock>(
             None,
         )
         .await;
-    poster.log("deliver", "", summary);
+    poster.report("deliver", &claims_of(answers, &posted), summary);
+    let now = poster.clock.now();
+    poster.facts().answered_after = delivered(answers, &posted)
+        .filter_map(|answer| Some(now.millis_since(answer.requested_at?)))
+        .collect();
     match summary.failed + summary.unsettled {
         0 => Ok(summary),
         open => Err(JobError::Undelivered(open)),
     }
+}
+
+fn delivered<'a>(answers: &'a [Answer], posted: &'a Posted) -> impl Iterator<Item = &'a Answer> {
+    let pairs = answers.iter().zip(&posted.settlements);
+    pairs
+        .filter(|(_, settlement)| **settlement == Settlement::Sent)
+        .map(|(answer, _)| answer)
+}
+
+/// Whose answers these were and what became of each, so that a claim is found in the log by its id.
+fn claims_of(answers: &[Answer], posted: &Posted) -> String {
+    let of = |wanted: &[Settlement]| {
+        let pairs = answers.iter().zip(&posted.settlements);
+        claim_list(
+            pairs
+                .filter(|(_, settlement)| wanted.contains(settlement))
+                .filter_map(|(answer, _)| Some((answer.frame.claim_id()?, answer.trace.as_ref()))),
+        )
+    };
+    let parts = [
+        ("sent", of(&[Settlement::Sent])),
+        ("gone", of(&[Settlement::Gone])),
+        ("open", of(&[Settlement::Failed, Settlement::Unsettled])),
+    ];
+    let told = parts
+        .into_iter()
+        .filter_map(|(name, list)| Some(format!("{name}: {}", list?)));
+    told.collect::<Vec<_>>().join("; ")
 }
 
 /// Posts a campaign's present state to a socket that has just subscribed.
@@ -67,6 +100,8 @@ pub async fn deliver_snapshot<P: Pusher, C: Forgetting, K: Clock>(
         &[Answer {
             connection_id,
             frame,
+            requested_at: None,
+            trace: None,
         }],
     )
     .await

@@ -128,6 +128,11 @@ impl<P: Pusher> PostEngine<P> {
         }
     }
 
+    /// Posts a second that the limiter lets go at this moment.
+    pub fn rate(&self) -> f64 {
+        self.limiter.per_second()
+    }
+
     /// Posts all, and returns at the deadline at the latest. Of several calls at once each waits in line for the next
     /// slot, so that none starves another.
     pub async fn post_all(&self, posts: &[Post], deadline: Instant) -> Posted {

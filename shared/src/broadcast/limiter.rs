@@ -110,6 +110,11 @@ impl Limiter {
         self.note(permit, |window| window.refused += 1);
     }
 
+    /// Posts that may start in a second, as things stand.
+    pub(super) fn per_second(&self) -> f64 {
+        self.rate().per_second
+    }
+
     fn note(&self, permit: Permit, count: impl FnOnce(&mut Window)) {
         let mut rate = self.rate();
         // What was started before a cut would be counted against the rate after it.

@@ -19,7 +19,7 @@ pub async fn post_page<P: Pusher, C: Forgetting + Audience, K: Clock>(
 ) -> Result<PostSummary, JobError> {
     let mut summary = PostSummary::default();
     let result = post_steps(poster, records, &job, &mut summary).await;
-    poster.log(
+    poster.report(
         "page",
         &format!("{}/{}", job.broadcast_id, job.shard),
         summary,

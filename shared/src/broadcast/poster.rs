@@ -1,6 +1,9 @@
 //! What all jobs of `broadcast` share: posting before a deadline, forgetting who is gone, and the summary of it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream};
 use thiserror::Error;
@@ -86,6 +89,23 @@ impl PostSummary {
     }
 }
 
+/// What a job's posts came to, as far as they went; of a job that comes again as well.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PostFacts {
+    /// How the posts ended.
+    pub posts: PostSummary,
+    /// For each answer that was posted, how long after the claim's own time; in milliseconds.
+    pub answered_after: Vec<i64>,
+}
+
+impl PostFacts {
+    /// Adds those of another job.
+    pub fn add(&mut self, other: Self) {
+        self.posts.add(other.posts);
+        self.answered_after.extend(other.answered_after);
+    }
+}
+
 /// Posts for one job, until its deadline.
 #[derive(Debug)]
 pub struct Poster<'a, P, C, K> {
@@ -94,6 +114,7 @@ pub struct Poster<'a, P, C, K> {
     pub(super) clock: &'a K,
     deadline: Instant,
     started: Instant,
+    facts: Mutex<PostFacts>,
 }
 
 impl<'a, P: Pusher, C: Forgetting, K: Clock> Poster<'a, P, C, K> {
@@ -110,7 +131,19 @@ impl<'a, P: Pusher, C: Forgetting, K: Clock> Poster<'a, P, C, K> {
             clock,
             deadline,
             started: Instant::now(),
+            facts: Mutex::default(),
         }
+    }
+
+    /// What the posts came to, once the job has ended.
+    pub fn into_facts(self) -> PostFacts {
+        self.facts
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn facts(&self) -> MutexGuard<'_, PostFacts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the deadline has come.
@@ -201,8 +234,9 @@ impl<'a, P: Pusher, C: Forgetting, K: Clock> Poster<'a, P, C, K> {
         }
     }
 
-    /// Writes the job's one line in the log.
-    pub(super) fn log(&self, kind: &'static str, subject: &str, summary: PostSummary) {
+    /// Notes what the posts came to, and writes the job's one line in the log.
+    pub(super) fn report(&self, kind: &'static str, subject: &str, summary: PostSummary) {
+        self.facts().posts = summary;
         let PostSummary {
             sent,
             gone,

@@ -38,7 +38,7 @@ pub async fn post_stock<P: Pusher, C: Forgetting + Audience, K: Clock>(
     };
     let mut summary = PostSummary::default();
     let rest = post_frame(poster, &ServerFrame { id, body }, &job, &mut summary).await;
-    poster.log("stock", job.campaign_id.as_str(), summary);
+    poster.report("stock", job.campaign_id.as_str(), summary);
     match rest? {
         Some(resume) if job.generation < MAX_GENERATION => {
             let next = StockJob {

@@ -136,6 +136,8 @@ impl Stage {
         let answer = |name: &&str| Answer {
             connection_id: ConnectionId::new(*name).unwrap(),
             frame: ServerFrame::repeatable(&[name], FrameBody::Pong),
+            requested_at: Some(self.clock.now().plus_seconds(-2)),
+            trace: None,
         };
         deliver_answers(&poster, &names.iter().map(answer).collect::<Vec<_>>()).await
     }

@@ -36,6 +36,7 @@ fn claim(campaign: &Campaign, user: &str, claim_id: &str) -> Claim {
         requested_at: NOW,
         sent_at: NOW,
         connection_id: None,
+        trace: None,
     }
 }
 

@@ -48,6 +48,7 @@ fn chunk(campaign: &Campaign, claim_id: &str, attempt: u128) -> Chunk {
         requested_at: NOW,
         sent_at: NOW,
         connection_id: None,
+        trace: None,
     };
     Chunk {
         campaign: campaign.clone(),

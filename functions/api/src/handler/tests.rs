@@ -139,6 +139,7 @@ impl Stage {
             requested_at: now(),
             sent_at: now(),
             connection_id: None,
+            trace: None,
         };
         let coupon = Coupon::for_claim(campaign, &claim, 0, coupon_code([7; 10]), now());
         let attempt = campaign

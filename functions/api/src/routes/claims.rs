@@ -6,6 +6,7 @@ use axum::{Extension, Json, extract::State, http::StatusCode, response::IntoResp
 use firstcome_core::{
     Campaign, CampaignId, Claim, ClaimId, ClaimOutbox, Coupon, Outcome, PartnerId, PortError,
     SoldMarks, StandingCoupons, Timestamp, UserId,
+    metric::{self, Metric},
 };
 use serde::{Deserialize, Serialize};
 
@@ -96,14 +97,19 @@ pub(crate) async fn claim<P: Ports>(
             ClaimStatus::AlreadyIssued
         };
         let coupon = Some(CouponBody::from(coupon));
-        return Ok(Json(ClaimView {
+        metric::count(Metric::ClaimsStanding, 1);
+        let named = Extension(claim_id.clone());
+        let view = ClaimView {
             claim_id,
             status,
             coupon,
-        })
-        .into_response());
+        };
+        return Ok((named, Json(view)).into_response());
     }
     if let Some(refusal) = standing.refusal_at(now) {
+        Metric::of_refusal(refusal)
+            .into_iter()
+            .for_each(|metric| metric::count(metric, 1));
         return Err(Problem::conflict(refusal.as_str(), reason(refusal)));
     }
     let claim = Claim {
@@ -114,14 +120,17 @@ pub(crate) async fn claim<P: Ports>(
         requested_at: now,
         sent_at: now,
         connection_id: None,
+        trace: None,
     };
     api.claims.enqueue(&claim).await?;
+    metric::count_of(Metric::ClaimsAccepted, &claim.campaign_id, 1);
+    let named = Extension(claim_id.clone());
     let view = ClaimView {
         claim_id,
         status: ClaimStatus::Accepted,
         coupon: None,
     };
-    Ok((StatusCode::ACCEPTED, Json(view)).into_response())
+    Ok((StatusCode::ACCEPTED, named, Json(view)).into_response())
 }
 
 pub(crate) async fn status<P: Ports>(

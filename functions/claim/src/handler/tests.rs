@@ -75,7 +75,7 @@ fn bench(change: impl FnOnce(&mut Campaign)) -> Bench {
 impl Bench {
     async fn send(&self, event: &str) -> Value {
         let event: ApiGatewayWebsocketProxyRequest = serde_json::from_str(event).unwrap();
-        let response = handle(&self.gate, event).await.unwrap();
+        let response = handle(&self.gate, event, None).await.unwrap();
         assert_eq!(response.status_code, 200);
         match response.body.unwrap() {
             Body::Text(text) => serde_json::from_str(&text).unwrap(),
@@ -93,6 +93,7 @@ impl Bench {
             requested_at: NOW,
             sent_at: NOW,
             connection_id: None,
+            trace: None,
         };
         let coupon = Coupon::for_claim(&self.campaign, &claim, 0, coupon_code([3; 10]), NOW);
         let chunk = Chunk {
@@ -290,5 +291,5 @@ async fn a_ping_and_a_malformed_frame_are_answered() {
 async fn a_frame_without_the_authorizers_word_is_an_error() {
     let event = CLAIM.replace("\"partnerId\": \"acme\",", "");
     let event: ApiGatewayWebsocketProxyRequest = serde_json::from_str(&event).unwrap();
-    assert!(handle(&bench(|_| {}).gate, event).await.is_err());
+    assert!(handle(&bench(|_| {}).gate, event, None).await.is_err());
 }

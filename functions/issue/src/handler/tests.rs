@@ -208,6 +208,8 @@ fn a_full_job_of_the_longest_answers_fits_the_queue() {
     let answer = Answer {
         connection_id: firstcome_core::ConnectionId::new(id(128)).unwrap(),
         frame,
+        requested_at: Some(NOW),
+        trace: TraceHeader::read(&format!("Root={}", "a".repeat(251))),
     };
     let job = DeliveryJob::Deliver {
         answers: vec![answer; MAX_ANSWERS_PER_JOB],

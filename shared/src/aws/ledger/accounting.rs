@@ -419,6 +419,7 @@ fn claims(campaign: &Campaign, users: std::ops::Range<usize>) -> Vec<Claim> {
         requested_at: NOW,
         sent_at: NOW,
         connection_id: None,
+        trace: None,
     };
     users.map(claim).collect()
 }

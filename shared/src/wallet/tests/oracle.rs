@@ -137,6 +137,7 @@ impl Run {
                 requested_at: NOW,
                 sent_at: NOW,
                 connection_id: None,
+                trace: None,
             };
             Coupon::for_claim(&campaign, &claim, 0, coupon_code([1; 10]), NOW)
         };
