@@ -76,6 +76,11 @@ impl Partner {
         &self.id
     }
 
+    /// Its API key, if it has one.
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
     /// `GET`.
     pub async fn get(&self, path: &str) -> Reply {
         self.call(Method::GET, path, None, None).await

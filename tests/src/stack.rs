@@ -101,6 +101,11 @@ impl Stack {
         found.unwrap_or_else(|error| panic!("no memberships: {error}"))
     }
 
+    /// Whether it runs on this machine.
+    pub fn is_local(&self) -> bool {
+        self.operator.stack().http_api_url.starts_with("http://")
+    }
+
     pub(crate) fn http(&self) -> &reqwest::Client {
         &self.http
     }

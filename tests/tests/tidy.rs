@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use firstcome_core::metric::{METRICS_NAMESPACE, Metric};
 use serde_yaml_ng::Value;
 
 fn root() -> PathBuf {
@@ -49,6 +50,16 @@ fn functions() -> BTreeMap<String, Value> {
             )
         })
         .collect()
+}
+
+fn texts(value: &Value) -> Vec<String> {
+    match value {
+        Value::String(text) => vec![text.clone()],
+        Value::Sequence(all) => all.iter().flat_map(texts).collect(),
+        Value::Mapping(map) => map.values().flat_map(texts).collect(),
+        Value::Tagged(tagged) => texts(&tagged.value),
+        _ => vec![],
+    }
 }
 
 fn folders() -> BTreeSet<String> {
@@ -122,4 +133,102 @@ fn every_variable_a_function_reads_is_set_and_no_other() {
 fn a_batch_of_claims_fills_its_transactions() {
     let size = resources()["ClaimsEventSource"]["Properties"]["BatchSize"].as_u64();
     assert_eq!(size.unwrap() % firstcome_core::MAX_CHUNK as u64, 0);
+}
+
+/// Logical id → its properties, for those that tell somebody.
+fn alarms_that_wake() -> BTreeMap<String, Value> {
+    let alarms = of_type("AWS::CloudWatch::Alarm").into_iter();
+    alarms
+        .filter(|(_, alarm)| !alarm["Properties"]["AlarmActions"].is_null())
+        .collect()
+}
+
+#[test]
+fn every_alarm_tells_the_topic_and_says_in_the_runbook_what_to_do() {
+    let runbook = read("docs/runbook.md");
+    for (id, alarm) in of_type("AWS::CloudWatch::Alarm") {
+        let properties = &alarm["Properties"];
+        for actions in ["AlarmActions", "OKActions"] {
+            let told = texts(&properties[actions]);
+            assert!(told.iter().all(|told| told == "AlarmTopic"), "{id}");
+        }
+        let name = texts(&properties["AlarmName"]).remove(0);
+        let name = name.strip_prefix("${AWS::StackName}-").unwrap();
+        let description = properties["AlarmDescription"].as_str().unwrap();
+        let (_, anchor) = description.split_once("Do: docs/runbook.md#").unwrap();
+        assert_eq!(anchor, name, "{id}");
+        assert!(runbook.contains(&format!("\n### {name}\n")), "### {name}");
+    }
+    assert!(alarms_that_wake().len() >= 10);
+}
+
+#[test]
+fn no_alarm_that_alert_is_told_of_looks_at_alert() {
+    for (id, alarm) in alarms_that_wake() {
+        let looks_at = texts(&alarm["Properties"]).join(" ");
+        assert!(!looks_at.contains("Alert"), "{id}: {looks_at}");
+    }
+}
+
+#[test]
+fn alarms_that_calculate_are_for_aws_only() {
+    for (id, alarm) in of_type("AWS::CloudWatch::Alarm") {
+        let calculates = !alarm["Properties"]["Metrics"].is_null();
+        assert_eq!(calculates, alarm["Condition"] == "OnAws", "{id}");
+    }
+}
+
+#[test]
+fn alarms_and_dashboard_look_at_metrics_that_are_measured() {
+    let measured: BTreeSet<&str> = Metric::ALL.iter().map(|metric| metric.name()).collect();
+    for (id, alarm) in of_type("AWS::CloudWatch::Alarm") {
+        let properties = &alarm["Properties"];
+        if properties["Namespace"] == METRICS_NAMESPACE {
+            let name = properties["MetricName"].as_str().unwrap();
+            assert!(measured.contains(name), "{id}: {name}");
+        }
+    }
+    let body = texts(&resources()["Dashboard"]["Properties"]["DashboardBody"]).remove(0);
+    let shown = body.split("[\"firstcome\",\"").skip(1);
+    let shown: BTreeSet<&str> = shown.map(|rest| rest.split('"').next().unwrap()).collect();
+    assert!(shown.len() >= 15, "{shown:?}");
+    assert_eq!(shown.difference(&measured).collect::<Vec<_>>(), [&""; 0]);
+    serde_json::from_str::<serde_json::Value>(&body).unwrap();
+}
+
+#[test]
+fn a_worker_knows_its_last_try_by_what_the_queue_allows() {
+    let queues = of_type("AWS::SQS::Queue");
+    for (function, queue) in [
+        ("issue", "ClaimsQueue"),
+        ("broadcast", "DeliveriesQueue"),
+        ("broadcast", "BroadcastQueue"),
+    ] {
+        let allowed = &queues[queue]["Properties"]["RedrivePolicy"]["maxReceiveCount"];
+        let line = format!("const MAX_RECEIVES: u32 = {};", allowed.as_u64().unwrap());
+        let code = read(&format!("functions/{function}/src/handler.rs"));
+        assert!(code.contains(&line), "{function}: {line}");
+    }
+}
+
+#[test]
+fn the_domain_returns_facts_and_measures_nothing() {
+    let mut folders = vec![root().join("shared/src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let code = std::fs::read_to_string(&path).unwrap();
+            let measures = code.contains("metric::") || code.contains("metrics::");
+            assert_eq!(
+                measures,
+                path.ends_with("src/metric.rs"),
+                "{}",
+                path.display()
+            );
+        }
+    }
 }

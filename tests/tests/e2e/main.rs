@@ -10,6 +10,7 @@ mod broadcasts;
 mod claims;
 mod dead_letters;
 mod http;
+mod operations;
 mod other_partner;
 mod queue;
 mod redemption;
