@@ -11,6 +11,7 @@ const MAX_BYTES: usize = 256;
 /// (<https://docs.aws.amazon.com/xray/latest/devguide/xray-concepts.html#xray-concepts-tracingheader>).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("pattern" = "^[A-Za-z0-9=;:_.-]*Root=[^;]+", "maxLength" = MAX_BYTES)))]
 pub struct TraceHeader(String);
 
 impl TraceHeader {

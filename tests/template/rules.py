@@ -45,6 +45,7 @@ MAY = {
         "BroadcastQueue": "sqs:SendMessage",
         "TicketSecret": "secretsmanager:GetSecretValue",
     },
+    "AlertFunction": {"AlertWebhookSecret": "secretsmanager:GetSecretValue", "AlertDeadLetterQueue": "sqs:SendMessage"},
 }
 # A path below a resource whose end nobody knows beforehand.
 OPEN_ENDS = ("/live/POST/@connections/*",)
@@ -195,6 +196,9 @@ def dead_letters(resources: dict) -> list[str]:
     """Every queue has a dead-letter queue, which keeps a message longer than the queue itself."""
     queues = of_type(resources, "AWS::SQS::Queue")
     dead = {target(queue["RedrivePolicy"]["deadLetterTargetArn"]) for queue in queues.values() if "RedrivePolicy" in queue}
+    # Where an asynchronous call ends that failed too often.
+    invoked = of_type(resources, "AWS::Lambda::EventInvokeConfig").values()
+    dead |= {target(config["DestinationConfig"]["OnFailure"]["Destination"]) for config in invoked if "DestinationConfig" in config}
     complaints = [f"{name} has no dead-letter queue" for name in queues if name not in dead and "RedrivePolicy" not in queues[name]]
     for name, queue in queues.items():
         end = queues.get(target(queue.get("RedrivePolicy", {}).get("deadLetterTargetArn", "")))

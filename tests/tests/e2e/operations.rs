@@ -332,7 +332,8 @@ async fn no_log_holds_a_key_a_ticket_a_code_or_a_body_even_under_errors() {
             .is_empty()
     );
 
-    let secret = secret_text(&Aws::load().await, &stack.operator().stack().ticket_secret);
+    let aws = Aws::load().await;
+    let secret = secret_text(&aws, &stack.operator().stack().ticket_secret);
     let secret = secret.await.unwrap();
     let own_key = partner
         .key()
