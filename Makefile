@@ -37,7 +37,7 @@ metrics: ## What the functions measured, held to the tables: MINUTES=60 CAMPAIGN
 	@eval "$$(tools/stack env)" && cargo run -q -p firstcome-cli -- metrics --since-minutes $(MINUTES) $(if $(CAMPAIGN),--campaign $(CAMPAIGN))
 
 bench: ## Side-by-side benchmarks, as tables
-	@test -d bench || { echo "no benchmarks yet: bench/ does not exist" >&2; exit 1; }
+	@tools/stack build
 	@cargo bench -p firstcome-bench
 
 simulate: ## Issuance in a simulated world at its worst: SEEDS=100000

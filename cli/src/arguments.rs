@@ -115,7 +115,7 @@ pub(crate) struct CapacityPlan {
     /// What the account may do: requests=10000,burst=5000,connections=500,concurrency=1000,table-writes=40000 are AWS's defaults
     #[arg(long, value_delimiter = ',', value_name = "NAME=NUMBER,…", value_parser = figure)]
     pub(crate) region_quota: Vec<(String, f64)>,
-    /// Rates that were measured, in place of computed ones: door=…, workers=…, coupons=…, posts=… a second, batch-seconds=…
+    /// Rates that were measured, in place of computed ones: door=…, coupons=… and posts=… a second, workers=…, batch=…, batch-seconds=…
     #[arg(long, value_delimiter = ',', value_name = "NAME=NUMBER,…", value_parser = figure)]
     pub(crate) measured: Vec<(String, f64)>,
     /// Another seed is another crowd

@@ -266,6 +266,7 @@ fn with_measured(mut rates: Rates, measured: &[(String, f64)]) -> Result<Rates, 
             "door-seconds" => rates.door_seconds = *value,
             "workers" => rates.workers = (*value, 0.0, *value),
             "window-seconds" => rates.window_seconds = *value,
+            "batch" => rates.batch = (*value as usize).max(1),
             "batch-seconds" => rates.batch_seconds = *value,
             "coupons" => rates.coupons = *value,
             "posts" => rates.posts = *value,
@@ -273,8 +274,8 @@ fn with_measured(mut rates: Rates, measured: &[(String, f64)]) -> Result<Rates, 
             "news-seconds" => rates.news_seconds = *value,
             _ => {
                 return Err(format!(
-                    "--measured knows door, door-seconds, workers, window-seconds, batch-seconds, coupons, posts, post-seconds, \
-                     news-seconds; not {name}"
+                    "--measured knows door, door-seconds, workers, batch, window-seconds, batch-seconds, coupons, posts, \
+                     post-seconds, news-seconds; not {name}"
                 ));
             }
         }

@@ -5,7 +5,7 @@ use firstcome_core::{MAX_ANSWERS_PER_JOB, MAX_CHUNK};
 use super::limits as l;
 use super::prices::{self as p, Price};
 use super::simulation::Outcome;
-use super::sizing::{BATCH, Load, WRITES_PER_CONNECTION, WRITES_PER_COUPON};
+use super::sizing::{Load, WRITES_PER_CONNECTION, WRITES_PER_COUPON};
 
 /// GB of memory of the doors and of the workers (template.yaml).
 const DOOR_GB: f64 = 0.5;
@@ -99,14 +99,10 @@ pub(super) fn transactions(coupons: u32) -> u32 {
     coupons.div_ceil(MAX_CHUNK as u32)
 }
 
-/// Batches that so many claims fill.
-pub(super) fn batches(claims: u64) -> u64 {
-    claims.div_ceil(BATCH as u64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::sizing::BATCH;
 
     fn bill_of(users: u32, queued: u64, at_the_door: u64, gauge_posts: f64) -> Vec<Line> {
         let load = Load {
@@ -117,7 +113,7 @@ mod tests {
         let outcome = Outcome {
             queued,
             at_the_door,
-            batches: batches(queued),
+            batches: queued.div_ceil(BATCH as u64),
             ended_at: 10.0,
             ..Outcome::default()
         };
@@ -159,6 +155,5 @@ mod tests {
     #[test]
     fn coupons_go_ninety_nine_at_a_time() {
         assert_eq!([1, 99, 100, 1000].map(transactions), [1, 1, 2, 11]);
-        assert_eq!([0, 495, 496].map(batches), [0, 1, 2]);
     }
 }
