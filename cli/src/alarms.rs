@@ -36,6 +36,7 @@ pub(crate) async fn run(
         }
         AlarmsCommand::Drill { alarm } => {
             let operator = Operator::find(stack).await?;
+            refuse_if_real(&operator.alarms().await?, alarm)?;
             operator.set_off(alarm, "a drill: nothing is wrong").await?;
             operator.calm(alarm, "the drill is over").await?;
             terminal.say(&format!(
@@ -59,6 +60,48 @@ pub(crate) async fn run(
     }
 }
 
+/// A drill ends with the alarm set back; one that is on for a reason must stay on.
+fn refuse_if_real(alarms: &[Alarm], name: &str) -> Result<(), CommandError> {
+    let found = alarms.iter().find(|alarm| alarm.name == name);
+    let message = match found.map(|alarm| (alarm.state.as_str(), alarm.wakes)) {
+        None => format!("there is no alarm {name}: see `firstcome alarms list`"),
+        Some(("ALARM", _)) => format!("{name} is on already, and not for a drill"),
+        Some((_, false)) => format!("{name} tells nobody"),
+        Some(_) => return Ok(()),
+    };
+    Err(CommandError::Usage(message))
+}
+
 fn as_json(alarm: &Alarm) -> Value {
     json!({"name": alarm.name, "state": alarm.state, "meaning": alarm.meaning, "wakes": alarm.wakes})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drill_never_ends_a_real_alarm() {
+        let alarm = |name: &str, state: &str, wakes| Alarm {
+            name: name.into(),
+            state: state.into(),
+            meaning: String::new(),
+            wakes,
+        };
+        let alarms = [
+            alarm("calm", "OK", true),
+            alarm("new", "INSUFFICIENT_DATA", true),
+            alarm("real", "ALARM", true),
+            alarm("quiet", "OK", false),
+        ];
+        for (name, good) in [
+            ("calm", true),
+            ("new", true),
+            ("real", false),
+            ("quiet", false),
+            ("none", false),
+        ] {
+            assert_eq!(refuse_if_real(&alarms, name).is_ok(), good, "{name}");
+        }
+    }
 }

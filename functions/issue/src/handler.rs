@@ -8,11 +8,12 @@ use firstcome_core::{
     Answer, BroadcastOutbox, CampaignRecords, Claim, ClaimMessage, ClaimMessageError, ClaimReturns,
     Clock, CouponLedger, Decisions, DeliveryJob, DeliveryOutbox, Entropy, InvalidValue, Issuer,
     MAX_ANSWERS_PER_JOB, MAX_JOB_BYTES, Outcome, ServerFrame, SoldMarks, StockCounters, StockNews,
-    StockTicks, Timestamp, TraceHeader, Verdict, claim_list,
-    metric::{self, Metric},
+    StockTicks, Timestamp, TraceHeader, Verdict, claim_list, metric::Metric,
 };
 use lambda_runtime::{Context, tracing};
 use tokio::time::Instant;
+
+use crate::measure;
 
 /// The function's timeout (template.yaml).
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -110,11 +111,16 @@ where
             duration_ms = started.elapsed().as_millis(),
             "batch decided"
         );
-        measure(&claims, &decisions, &returns);
-        metric::values(Metric::BatchSize, vec![event.records.len() as f64]);
-        metric::count(Metric::Undecided, undecided);
-        metric::count(Metric::Unanswered, unanswered);
-        metric::count(Metric::Poison, poison);
+        let last_tries = returns
+            .iter()
+            .filter(|(message, _)| visits(message) >= MAX_RECEIVES);
+        let counts = [
+            (Metric::Undecided, undecided),
+            (Metric::Unanswered, unanswered),
+            (Metric::Poison, poison),
+            (Metric::LastTries, last_tries.count()),
+        ];
+        measure::note(&claims, &decisions, event.records.len(), &counts);
         failures(&returns)
     }
 
@@ -294,36 +300,6 @@ fn claims_answered(
             == outcome
     });
     claim_list(of_it.map(|(claim, _)| (&claim.claim_id, claim.trace.as_ref())))
-}
-
-/// Notes what the batch came to.
-fn measure(claims: &[Claim], decisions: &Decisions, returns: &Returns<'_>) {
-    let mut with_coupon = 0;
-    let mut waited = Vec::new();
-    for (claim, verdict) in claims.iter().zip(&decisions.verdicts) {
-        let Some(verdict) = verdict else { continue };
-        let millis = decisions.decided_at.millis_since(claim.requested_at);
-        waited.push(millis.max(0) as f64);
-        match Metric::of_refusal(verdict.outcome_for(&claim.claim_id)) {
-            Some(refusal) => metric::count(refusal, 1),
-            None => with_coupon += 1,
-        }
-    }
-    metric::values(Metric::ClaimToDecidedMillis, waited);
-    for (campaign, issued) in decisions.changed.iter().zip(&decisions.issued_of) {
-        metric::count_of(Metric::Issued, &campaign.campaign_id, *issued);
-    }
-    metric::count(
-        Metric::Replays,
-        with_coupon - decisions.issued.min(with_coupon),
-    );
-    metric::count(Metric::CampaignsSoldOut, decisions.sold_out.len());
-    metric::count(Metric::Transactions, decisions.transactions);
-    metric::count(Metric::Conflicts, decisions.conflicts);
-    let last = returns
-        .iter()
-        .filter(|(message, _)| visits(message) >= MAX_RECEIVES);
-    metric::count(Metric::LastTries, last.count());
 }
 
 /// The partial batch response. A message without an id, which SQS never sends, would name nothing; Lambda takes that as
