@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{CampaignId, InvalidValue, Outcome, PartnerId, Timestamp};
+use crate::{
+    CampaignId, InvalidValue, Outcome, PartnerId, Timestamp,
+    whole::{optional_whole, whole},
+};
 
 /// A campaign's stock is spread over at most this many counters, so that its creation, with the record and two
 /// index items, fits one transaction of 100 items.
@@ -81,6 +84,7 @@ pub struct NewCampaign {
     pub title: String,
     /// How many coupons there are.
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = MAX_TOTAL)))]
+    #[serde(deserialize_with = "whole")]
     pub total: u32,
     /// The first instant at which a claim counts. Default: at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -90,7 +94,11 @@ pub struct NewCampaign {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closes_at: Option<Timestamp>,
     /// How long a coupon can be used, in seconds from its issue. Default: 30 days.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "optional_whole",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = MAX_COUPON_TTL_SECONDS)))]
     pub coupon_ttl_seconds: Option<u32>,
     /// What a coupon gives: any JSON of at most 256 bytes. `{"type": "points", "amount": n}` (n from 1 to 1000000000000) is
@@ -99,7 +107,11 @@ pub struct NewCampaign {
     pub benefit: Option<Value>,
     /// Over how many counters the stock is spread, for who expects another rush than the total suggests. Default: one per
     /// 1,000 coupons.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "optional_whole",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = MAX_SHARDS)))]
     pub shards: Option<u16>,
 }

@@ -35,6 +35,7 @@ mod ticket;
 mod timestamp;
 mod trace;
 mod wallet;
+mod whole;
 
 pub use alert::*;
 pub use announcements::*;
@@ -63,3 +64,4 @@ pub use ticket::*;
 pub use timestamp::*;
 pub use trace::*;
 pub use wallet::*;
+pub use whole::{optional_whole, whole};

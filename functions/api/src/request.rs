@@ -89,8 +89,6 @@ fn complaint(path: String, error: &serde_json::Error) -> Problem {
         None => text.split_once(" must be ").map(|(_, expected)| expected),
     };
     let expected = match expected {
-        Some("u32") => "a whole number from 0 to 4294967295",
-        Some("u64") => "a whole number",
         Some(expected) => expected,
         None => "a value of the documented type",
     };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::InvalidValue;
+use crate::{InvalidValue, whole::Whole};
 
 /// The most points one operation moves.
 pub const MAX_AMOUNT: u64 = 1_000_000_000_000;
@@ -12,7 +12,7 @@ pub const MAX_BALANCE: u64 = 9_007_199_254_740_991;
 
 /// What one operation moves: 1 to 1,000,000,000,000 points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "u64", into = "u64")]
+#[serde(try_from = "Whole", into = "u64")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("minimum" = 1, "maximum" = MAX_AMOUNT)))]
 pub struct Amount(u64);
 
@@ -37,9 +37,9 @@ impl Amount {
     }
 }
 
-impl TryFrom<u64> for Amount {
+impl TryFrom<Whole> for Amount {
     type Error = InvalidValue;
-    fn try_from(points: u64) -> Result<Self, InvalidValue> {
+    fn try_from(Whole(points): Whole) -> Result<Self, InvalidValue> {
         Self::new(points)
     }
 }

@@ -2,7 +2,7 @@
 //! that a sweep that is repeated, doubled or killed half-way takes none twice; whatever it left, the next one finds.
 
 use futures_util::{StreamExt, stream};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::{DUE_SHARDS, DuePointer, DueWallets, Teller, WalletBook};
 use crate::{Clock, Entropy, PortError};
@@ -71,7 +71,10 @@ async fn settle_all<S: WalletBook + Sync>(
         if Instant::now() >= deadline {
             return None;
         }
-        Some(teller.settled(&pointer.holder).await)
+        // A write that is under way then stands or does not; either way the next sweep goes on from there.
+        timeout_at(deadline, teller.settled(&pointer.holder))
+            .await
+            .ok()
     };
     let mut settled = stream::iter(page).map(settle).buffer_unordered(AT_ONCE);
     while let Some(outcome) = settled.next().await {

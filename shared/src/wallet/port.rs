@@ -9,8 +9,8 @@ use crate::{CouponChange, PartnerId, PortError, Timestamp, UserId};
 pub const OPERATION_SECONDS: i64 = 86_400;
 
 /// How long an attempt may be silent before another may take its operation over, in seconds: longer than the function
-/// that carries it out may run (10 s, template.yaml).
-pub const LEASE_SECONDS: i64 = 15;
+/// that carries it out may run (25 s, template.yaml).
+pub const LEASE_SECONDS: i64 = 30;
 
 /// One attempt to carry out what a caller named with an `Idempotency-Key`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use firstcome_core::memory::{
 };
 use firstcome_core::{
     AnnouncementKind, ApiKey, BroadcastId, BroadcastJob, Campaign, CampaignId, Chunk, ChunkOutcome,
-    Claim, ClaimId, Coupon, CouponLedger, KeyRecord, MEMBERSHIP_SHARDS, NewCampaign, PageCounts,
-    PartnerId, SoldMarks, Timestamp, Topic, UserId, coupon_code,
+    Claim, ClaimId, Coupon, CouponLedger, KeyRecord, LEASE_SECONDS, MEMBERSHIP_SHARDS, NewCampaign,
+    PageCounts, PartnerId, SoldMarks, Timestamp, Topic, UserId, coupon_code,
 };
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -1155,7 +1155,7 @@ async fn a_request_that_is_still_being_carried_out_is_to_be_asked_again() {
     let answer = stage.move_points(path, "k", body).await;
     answer.is_problem(409, "in_progress");
     assert_eq!(answer.headers["retry-after"], "1");
-    stage.clock.advance_millis(15_000);
+    stage.clock.advance_millis(LEASE_SECONDS * 1000);
     assert_eq!(stage.move_points(path, "k", body).await.status, 200);
     assert_eq!(stage.balance("u").await, 5);
 }
@@ -1455,7 +1455,9 @@ async fn every_written_route_is_served_with_its_methods_and_no_other() {
                         .collect();
                     allowed.sort_unstable();
                     let written = operations.as_object().unwrap().keys();
-                    assert_eq!(allowed, written.collect::<Vec<_>>(), "{method} {path}");
+                    let mut written: Vec<&str> = written.map(String::as_str).collect();
+                    written.sort_unstable();
+                    assert_eq!(allowed, written, "{method} {path}");
                 }
                 Some(true) => answer.is_problem(401, "unauthorized"),
                 Some(false) => assert_eq!(answer.status, 200, "{method} {path}"),
@@ -1474,6 +1476,7 @@ fn replacements() -> Vec<Value> {
         json!(1),
         json!(-1),
         json!(1.5),
+        json!(60.0),
         json!(70_000),
         json!(10_000_001),
         json!(1_000_000_000_001_u64),

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use axum::{Extension, Json, extract::State, http::StatusCode, response::IntoResponse};
-use firstcome_core::{DEFAULT_TICKET_SECONDS, PartnerId, Ticket, Timestamp, UserCoupons, UserId};
+use firstcome_core::{
+    DEFAULT_TICKET_SECONDS, PartnerId, Ticket, Timestamp, UserCoupons, UserId, optional_whole,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, CouponBody};
@@ -23,6 +25,7 @@ pub(crate) struct NewTicket {
     user_id: UserId,
     /// How long it can be used, in seconds. Default: 60.
     #[cfg_attr(test, schemars(range(min = 10, max = 300)))]
+    #[serde(default, deserialize_with = "optional_whole")]
     ttl_seconds: Option<u32>,
 }
 

@@ -382,7 +382,7 @@ async fn an_operation_begins_if_nothing_stands_or_a_dead_attempt_at_the_same_req
         json!({
             "pk": {"S": "acme#kk"}, "sk": {"S": "OP#kk"}, "status": {"S": "in_progress"},
             "requestSha256": {"S": "rr"}, "attempt": {"S": "000000000000000000000000000000ff"},
-            "leaseUntil": {"N": "1790000015000"}, "ttl": {"N": "1790086400"},
+            "leaseUntil": {"N": "1790000030000"}, "ttl": {"N": "1790086400"},
         })
     );
     assert_eq!(body["ReturnValuesOnConditionCheckFailure"], "ALL_OLD");
@@ -401,7 +401,7 @@ async fn what_stands_under_a_key_is_told_apart() {
         }
         error("ConditionalCheckFailedException", json!({"Item": item}))
     };
-    let lease = json!({"leaseUntil": {"N": "1790000015000"}});
+    let lease = json!({"leaseUntil": {"N": "1790000030000"}});
     let own = format!("{:032x}", 255);
     let entered = json!({"entryUser": {"S": "ann"}, "entryId": {"S": entry_id}});
     let refused = json!({"refusal": {"S": "insufficient_points"}});
