@@ -115,6 +115,16 @@ impl<S: Snapshots + CampaignRecords, K: Clock + Clone> CampaignDirectory<S, K> {
         }
     }
 
+    /// Loads the snapshot, for a start that has the time: the first look-up then ends in memory, and later reads find a
+    /// connection open.
+    ///
+    /// # Errors
+    /// [`PortError`] if it cannot be read; the next look-up tries again.
+    pub async fn warm(&self) -> Result<(), Arc<PortError>> {
+        let loaded = self.index.get(async || Box::pin(self.store.index()).await);
+        loaded.await.map(drop)
+    }
+
     /// The campaign with this id. Most calls end in memory.
     ///
     /// # Errors
@@ -220,6 +230,32 @@ mod tests {
             assert_eq!(found, Lookup::Known(Arc::new(campaign.clone()), false));
         }
         assert_eq!((store.index_reads(), store.record_reads()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn a_warm_directory_reads_nothing_at_its_first_look_up() {
+        let store = MemoryDirectory::default();
+        let campaign = sample_campaign(10, NOW.plus_seconds(-3600));
+        store.publish(NOW, vec![campaign.clone()]);
+        let (directory, _) = directory(&store);
+        directory.warm().await.unwrap();
+        assert_eq!(store.index_reads(), 1);
+        directory.look_up(&campaign.campaign_id).await.unwrap();
+        assert_eq!(store.index_reads(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_could_not_be_warmed_is_loaded_by_a_later_look_up() {
+        let store = MemoryDirectory::default();
+        let campaign = sample_campaign(10, NOW.plus_seconds(-3600));
+        store.publish(NOW, vec![campaign.clone()]);
+        store.fail(true);
+        let (directory, clock) = directory(&store);
+        assert!(directory.warm().await.is_err());
+        store.fail(false);
+        clock.advance_millis(DIRECTORY_FRESHNESS.retry_millis);
+        let found = directory.look_up(&campaign.campaign_id).await.unwrap();
+        assert!(matches!(found, Lookup::Known(..)));
     }
 
     #[tokio::test]

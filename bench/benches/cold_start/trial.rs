@@ -4,6 +4,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::PoisonError,
     time::{Duration, Instant},
 };
 
@@ -82,10 +83,7 @@ pub(crate) async fn live(
     times.sort_unstable();
     life.warm = times.get(times.len() / 2).copied();
     life.peak_mib = peak_mib(&child)?;
-    let posted = *service
-        .posts
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let posted = *service.posts.lock().unwrap_or_else(PoisonError::into_inner);
     if posted != posts * u64::from(warm + 1) {
         return Err(io::Error::other(format!(
             "{}: {posted} posts",
@@ -138,7 +136,9 @@ fn start(program: &Program, port: u16) -> io::Result<Child> {
                 "AWS_SECRET_ACCESS_KEY",
                 "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
             ),
+            // As Globals of template.yaml.
             ("RUST_LOG", "info"),
+            ("MIMALLOC_ALLOW_THP", "0"),
             ("NODE_NO_WARNINGS", "1"),
         ])
         // What the functions of template.yaml read, each its own part.

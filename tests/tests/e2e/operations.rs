@@ -315,7 +315,7 @@ async fn no_log_holds_a_key_a_ticket_a_code_or_a_body_even_under_errors() {
         let named = |function: &&str| lines.iter().any(|line| line.function == **function);
         functions
             .iter()
-            .all(|function| named(function))
+            .all(named)
             .then_some(())
     })
     .await;
