@@ -196,9 +196,8 @@ def dead_letters(resources: dict) -> list[str]:
     """Every queue has a dead-letter queue, which keeps a message longer than the queue itself."""
     queues = of_type(resources, "AWS::SQS::Queue")
     dead = {target(queue["RedrivePolicy"]["deadLetterTargetArn"]) for queue in queues.values() if "RedrivePolicy" in queue}
-    # Where an asynchronous call ends that failed too often.
-    invoked = of_type(resources, "AWS::Lambda::EventInvokeConfig").values()
-    dead |= {target(config["DestinationConfig"]["OnFailure"]["Destination"]) for config in invoked if "DestinationConfig" in config}
+    for invoked in of_type(resources, "AWS::Lambda::EventInvokeConfig").values():
+        dead.add(target(invoked.get("DestinationConfig", {}).get("OnFailure", {}).get("Destination", "")))
     complaints = [f"{name} has no dead-letter queue" for name in queues if name not in dead and "RedrivePolicy" not in queues[name]]
     for name, queue in queues.items():
         end = queues.get(target(queue.get("RedrivePolicy", {}).get("deadLetterTargetArn", "")))
