@@ -150,7 +150,7 @@ fn start(program: &Program, port: u16) -> io::Result<Child> {
             ["CLAIMS", "DELIVERIES", "BROADCAST"]
                 .map(|queue| (format!("{queue}_QUEUE_URL"), format!("{address}/{queue}"))),
         )
-        .env("TICKET_SECRET", "ticket")
+        .envs([("TICKET_SECRET", "ticket"), ("WEBHOOK_SECRET", "webhook")])
         .env("ALLOWED_ORIGINS", "https://example.com")
         .env("WEBSOCKET_URL", "wss://example.com/live")
         .env("BROADCAST_REQUESTS_PER_SECOND", "10000")
