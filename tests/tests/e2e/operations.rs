@@ -315,7 +315,7 @@ async fn no_log_holds_a_key_a_ticket_a_code_or_a_body_even_under_errors() {
         let named = |function: &&str| lines.iter().any(|line| line.function == **function);
         functions
             .iter()
-            .all(named)
+            .all(|function| named(function))
             .then_some(())
     })
     .await;
@@ -332,9 +332,8 @@ async fn no_log_holds_a_key_a_ticket_a_code_or_a_body_even_under_errors() {
             .is_empty()
     );
 
-    let aws = Aws::load().await;
-    let secret = secret_text(&aws, &stack.operator().stack().ticket_secret);
-    let secret = secret.await.unwrap();
+    let (aws, secret) = (Aws::load().await, &stack.operator().stack().ticket_secret);
+    let secret = secret_text(&aws, secret).await.unwrap();
     let own_key = partner
         .key()
         .unwrap()
