@@ -1,6 +1,7 @@
 //! `firstcome alarms`: how the alarms stand, a drill, and where they are told.
 
 use std::io::Read;
+use std::time::Duration;
 
 use firstcome_core::WebhookUrl;
 use firstcome_core::aws::operator::{Alarm, Operator};
@@ -10,6 +11,8 @@ use crate::arguments::AlarmsCommand;
 use crate::terminal::Terminal;
 use crate::{CommandError, Verdict};
 
+/// How long a drill lasts.
+const DRILL: Duration = Duration::from_secs(10);
 /// The longest URL that is read.
 const MAX_URL: u64 = 4096;
 
@@ -38,6 +41,8 @@ pub(crate) async fn run(
             let operator = Operator::find(stack).await?;
             refuse_if_real(&operator.alarms().await?, alarm)?;
             operator.set_off(alarm, "a drill: nothing is wrong").await?;
+            // Two notifications at once may arrive in either order.
+            tokio::time::sleep(DRILL).await;
             operator.calm(alarm, "the drill is over").await?;
             terminal.say(&format!(
                 "  {alarm} was set off and set back; those on call have two messages"

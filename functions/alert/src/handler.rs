@@ -34,7 +34,7 @@ pub(crate) async fn handle(
             alarm.state = notice.state(),
             outcome = telling.as_str(),
             tries = telling.tries(),
-            duration_ms = started.elapsed().as_millis(),
+            duration_ms = started.elapsed().as_millis() as u64,
             "alarm told"
         );
     }

@@ -150,7 +150,10 @@ async fn summarize(request: Request, next: Next) -> Response {
         .extensions()
         .get::<Code>()
         .map_or("", |code| code.0);
-    let (status, duration_ms) = (response.status().as_u16(), started.elapsed().as_millis());
+    let (status, duration_ms) = (
+        response.status().as_u16(),
+        started.elapsed().as_millis() as u64,
+    );
     let claim_id = response
         .extensions()
         .get::<ClaimId>()

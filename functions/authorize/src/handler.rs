@@ -58,7 +58,7 @@ impl Doorman {
                 "denied"
             },
             reason,
-            duration_ms = started.elapsed().as_millis(),
+            duration_ms = started.elapsed().as_millis() as u64,
             "connection judged"
         );
         metric::count(

@@ -83,7 +83,7 @@ where
         tracing::info!(
             jobs = event.records.len(),
             jobs.failed = failed.len(),
-            duration_ms = started.elapsed().as_millis(),
+            duration_ms = started.elapsed().as_millis() as u64,
             "batch posted"
         );
         measure(&facts, &failed);

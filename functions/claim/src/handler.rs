@@ -101,7 +101,7 @@ fn summarize(caller: &Caller, frame: &ServerFrame, started: Instant) {
         campaign.id = campaign_id.map(tracing::field::display),
         claim.id = claim_id.map(tracing::field::display),
         answer,
-        duration_ms = started.elapsed().as_millis(),
+        duration_ms = started.elapsed().as_millis() as u64,
         "frame answered"
     );
 }

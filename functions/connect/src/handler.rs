@@ -66,7 +66,7 @@ impl<R: Registry, C: CampaignRecords, K: Clock> Reception<R, C, K> {
         tracing::info!(
             connection.id = %connection_id,
             outcome = ?welcome,
-            duration_ms = started.elapsed().as_millis(),
+            duration_ms = started.elapsed().as_millis() as u64,
             "connection received"
         );
         metric::count(

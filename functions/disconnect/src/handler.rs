@@ -30,7 +30,7 @@ pub(crate) async fn handle(
         tracing::error!(connection.id = %id, error = &error as &dyn std::error::Error, "connection not forgotten");
         diagnostic(&error)
     })?;
-    tracing::info!(connection.id = %id, outcome, duration_ms = started.elapsed().as_millis(), "connection closed");
+    tracing::info!(connection.id = %id, outcome, duration_ms = started.elapsed().as_millis() as u64, "connection closed");
     metric::count(Metric::SocketsClosed, 1);
     Ok(json!({"statusCode": 200}))
 }

@@ -108,7 +108,7 @@ where
             poison,
             transactions = decisions.transactions,
             conflicts = decisions.conflicts,
-            duration_ms = started.elapsed().as_millis(),
+            duration_ms = started.elapsed().as_millis() as u64,
             "batch decided"
         );
         let last_tries = returns

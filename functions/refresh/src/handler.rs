@@ -43,7 +43,7 @@ where
         retired = round.retired,
         drifted = round.drifted,
         late = round.late,
-        duration_ms = started.elapsed().as_millis(),
+        duration_ms = started.elapsed().as_millis() as u64,
         "campaigns refreshed"
     );
     // Written, or a newer one stands: either way the doors have a fresh one.
@@ -69,7 +69,7 @@ where
         settled = sweep.settled,
         failed = sweep.failed,
         cut_short = sweep.cut_short,
-        duration_ms = started.elapsed().as_millis(),
+        duration_ms = started.elapsed().as_millis() as u64,
         "points expired"
     );
     metric::count(Metric::WalletsSettled, sweep.settled);
