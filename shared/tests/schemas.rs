@@ -1,5 +1,11 @@
 //! schemas/ against the types, the parsers, the serializer and the samples in events/.
 
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 

@@ -88,10 +88,7 @@ fn complaint(path: String, error: &serde_json::Error) -> Problem {
             .map(|(_, expected)| expected),
         None => text.split_once(" must be ").map(|(_, expected)| expected),
     };
-    let expected = match expected {
-        Some(expected) => expected,
-        None => "a value of the documented type",
-    };
+    let expected = expected.unwrap_or("a value of the documented type");
     let detail = format!("{path} must be {expected}");
     Problem::malformed(path, detail)
 }
