@@ -28,7 +28,7 @@ pub struct Answer {
     /// The claim's own time, to tell how long its answer took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requested_at: Option<Timestamp>,
-    /// See [`crate::Claim::trace`].
+    /// The platform's name for the claim's journey; left out if it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<TraceHeader>,
 }

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use firstcome_core::memory::sample_campaign;
 use firstcome_core::{
     Answer, BroadcastId, BroadcastJob, ClaimId, ClaimMessage, ClientFrame, ConnectionId, Coupon,
-    DeliveryJob, FrameBody, Outcome, PageJob, Phase, ServerFrame, StockJob, Timestamp, Verdict,
-    closed, opened, schema,
+    DeliveryJob, FrameBody, Outcome, PageJob, Phase, ServerFrame, StockJob, Timestamp, TraceHeader,
+    Verdict, closed, opened, schema,
 };
 use jsonschema::Validator;
 use serde_json::{Value, json};
@@ -150,6 +150,8 @@ fn messages() -> Vec<(&'static str, Value)> {
     let answers = vec![Answer {
         connection_id: connection_id.clone(),
         frame: frame.clone(),
+        requested_at: Some(NOW),
+        trace: TraceHeader::read("Root=1-67891233-abcdef012345678912345678;Sampled=0"),
     }];
     let page = PageJob {
         broadcast_id: BroadcastId::derived(&["x"]),

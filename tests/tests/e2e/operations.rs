@@ -313,10 +313,7 @@ async fn no_log_holds_a_key_a_ticket_a_code_or_a_body_even_under_errors() {
         let lines = lines_with(&stack, &claim, since).await;
         let functions = ["claim", "issue", "broadcast"];
         let named = |function: &&str| lines.iter().any(|line| line.function == **function);
-        functions
-            .iter()
-            .all(|function| named(function))
-            .then_some(())
+        functions.iter().all(named).then_some(())
     })
     .await;
     for must_be in ["authorize", "api", "connect"] {
