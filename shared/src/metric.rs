@@ -1,7 +1,8 @@
 //! What the functions measure, and the line that tells CloudWatch (embedded metric format, EMF). Handlers note facts that
 //! the domain has returned; nothing of the domain calls this. Without [`install`] every call does nothing.
 //!
-//! Each invocation writes one line on stdout, as it is: `LogFormat: JSON` passes on what is JSON already. The only
+//! Each invocation writes one line on stdout, as it is: `LogFormat: JSON` passes on what is JSON already
+//! (<https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-logformat.html>). The only
 //! dimension is the function's name. What has no bound, such as a campaign's id, goes beside the metrics as a plain field.
 
 use std::collections::BTreeMap;
