@@ -254,9 +254,15 @@ def tables_last(resources: dict) -> list[str]:
 
 
 def deploys_gradually(resources: dict) -> list[str]:
-    """Every alias moves by CodeDeploy, with the roll-back that it brings; asked of a stack on AWS only."""
+    """Every alias moves by CodeDeploy, which alarms stop and roll back; asked of a stack on AWS only."""
     aliases = {name: found for name, found in resources.items() if found["Type"] == "AWS::Lambda::Alias"}
-    return [f"{name} moves at once" for name, alias in aliases.items() if "CodeDeployLambdaAliasUpdate" not in alias.get("UpdatePolicy", {})]
+    complaints = [f"{name} moves at once" for name, alias in aliases.items() if "CodeDeployLambdaAliasUpdate" not in alias.get("UpdatePolicy", {})]
+    known = of_type(resources, "AWS::CloudWatch::Alarm")
+    for name, group in of_type(resources, "AWS::CodeDeploy::DeploymentGroup").items():
+        alarms = group.get("AlarmConfiguration", {}).get("Alarms", [])
+        if not alarms or not all(target(alarm["Name"]) in known for alarm in alarms):
+            complaints.append(f"{name}: no alarm stops it")
+    return complaints
 
 
 def tables_protected(resources: dict) -> list[str]:

@@ -140,6 +140,7 @@ BROKEN = {
     "a table that goes with its stack": (set_at("Delete", "CouponsTable", "DeletionPolicy"), rules.tables_last, "CouponsTable goes with its stack"),
     "no point-in-time recovery": (set_at(None, "CouponsTable", "Properties", "PointInTimeRecoverySpecification"), rules.tables_last, "no point-in-time recovery"),
     "a function that moves at once": (set_at({"Enabled": False}, "IssueFunction", "Properties", "DeploymentPreference"), rules.deploys_gradually, "IssueFunctionAliaslive moves at once"),
+    "a deploy that no alarm stops": (lambda template: template["Globals"]["Function"]["DeploymentPreference"].pop("Alarms"), rules.deploys_gradually, "no alarm stops it"),
     "a table that can be deleted": (set_at(None, "PartnersTable", "Properties", "DeletionProtectionEnabled"), rules.tables_protected, "PartnersTable can be deleted"),
 }
 
