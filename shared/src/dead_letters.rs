@@ -561,6 +561,7 @@ mod tests {
             shards: 1,
             generation: 0,
             resume: None,
+            posted_millis: 0,
         });
         let text = |job: Value| job.to_string();
         for (queue, body, unknown) in [

@@ -127,6 +127,9 @@ pub struct StockJob {
     /// Where to carry on: membership shard and the last connection told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume: Option<(u16, Option<ConnectionId>)>,
+    /// How long those told so far took, in milliseconds.
+    #[serde(default)]
+    pub posted_millis: u64,
 }
 
 /// A message of BroadcastQueue.
@@ -199,6 +202,7 @@ mod tests {
             shards: 1,
             generation: 0,
             resume: Some((2, ConnectionId::new("L0SM9cOFvHcCIhw=").ok())),
+            posted_millis: 24_000,
         };
         for job in [
             BroadcastJob::Announce(announcement),

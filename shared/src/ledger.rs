@@ -170,15 +170,26 @@ pub trait SoldMarks {
     ) -> impl Future<Output = Result<bool, PortError>> + Send;
 }
 
-/// A pending stock tick, so that many workers cause one.
+/// The pace of a campaign that none is noted for, in seconds from one stock tick to the next.
+pub const FIRST_PACE_SECONDS: u16 = 1;
+
+/// A pending stock tick, so that many workers cause one; and how far apart the campaign's ticks are, its pace.
 pub trait StockTicks {
-    /// Sets the mark unless one younger than `stale_after_seconds` stands.
+    /// Sets the mark unless one stands, and returns the pace: in so many seconds the tick is due. `None` if one stands; one
+    /// that is older than the pace and `stale_after_seconds` does not.
     fn mark(
         &self,
         campaign: &CampaignId,
         now: Timestamp,
         stale_after_seconds: i64,
-    ) -> impl Future<Output = Result<Mark, PortError>> + Send;
-    /// Takes the mark away; no harm if there is none.
-    fn clear(&self, campaign: &CampaignId) -> impl Future<Output = Result<(), PortError>> + Send;
+    ) -> impl Future<Output = Result<Option<u16>, PortError>> + Send;
+    /// Takes the mark away, no harm if there is none, and returns the pace.
+    fn clear(&self, campaign: &CampaignId) -> impl Future<Output = Result<u16, PortError>> + Send;
+    /// Notes the pace. MUST leave a mark as it stands.
+    fn set_pace(
+        &self,
+        campaign: &CampaignId,
+        seconds: u16,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<(), PortError>> + Send;
 }

@@ -1,16 +1,15 @@
-//! What the public learns of issuance: a stock gauge at most once a second, and once that all has gone.
+//! What the public learns of issuance: a stock gauge, at most once a second and not faster than its audience can be told,
+//! and once that all has gone.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::{
-    BroadcastJob, BroadcastOutbox, Campaign, CampaignId, Clock, Mark, PortError, SoldMarks,
-    StockJob, StockTicks, sold_out,
+    BroadcastJob, BroadcastOutbox, Campaign, CampaignId, Clock, PortError, SoldMarks, StockJob,
+    StockTicks, sold_out,
 };
 
-/// The gauge's pace: a job waits this long, and whatever happens meanwhile is in it. In seconds.
-const TICK_SECONDS: u16 = 1;
-/// A tick whose job has not come by after so many seconds is taken over.
+/// A tick whose job has not come by so many seconds after it was due is taken over.
 const TICK_STALE_SECONDS: i64 = 5;
 /// Campaigns remembered as marked or announced; then it starts anew, at the price of a call.
 const REMEMBERED: usize = 1024;
@@ -37,28 +36,29 @@ impl<M: SoldMarks + StockTicks, B: BroadcastOutbox, K: Clock> StockNews<M, B, K>
         }
     }
 
-    /// Has the campaign's present stock told within [`TICK_SECONDS`], once however many ask.
+    /// Has the campaign's stock told, once however many ask. The job waits for the campaign's pace, and whatever happens
+    /// meanwhile is in it.
     ///
     /// # Errors
     /// [`PortError`]; the gauge is then late until the next change.
     pub async fn stock_changed(&self, campaign: &Campaign) -> Result<(), PortError> {
         let id = &campaign.campaign_id;
-        if self
+        let marked = self
             .marks
             .mark(id, self.clock.now(), TICK_STALE_SECONDS)
-            .await?
-            == Mark::Stood
-        {
+            .await?;
+        let Some(pace) = marked else {
             return Ok(());
-        }
+        };
         let job = StockJob {
             campaign_id: id.clone(),
             shards: campaign.shards,
             generation: 0,
             resume: None,
+            posted_millis: 0,
         };
         self.broadcasts
-            .send(&[(BroadcastJob::Stock(job), TICK_SECONDS)])
+            .send(&[(BroadcastJob::Stock(job), pace)])
             .await
     }
 

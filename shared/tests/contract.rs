@@ -16,9 +16,9 @@ use firstcome_core::aws::{Aws, DynamoCampaigns, DynamoCatalog, DynamoLedger, con
 use firstcome_core::memory::{MemoryLedger, sample_campaign};
 use firstcome_core::{
     Campaign, CampaignCatalog, CampaignId, CampaignRecords, Chunk, ChunkOutcome, Claim, ClaimId,
-    Confirmation, Coupon, CouponLedger, CouponReason, Entropy, Issuer, Mark, Outcome, SoldMarks,
-    StockCounters, StockReason, StockTicks, SystemClock, SystemEntropy, Timestamp, UserId, Verdict,
-    coupon_code,
+    Confirmation, Coupon, CouponLedger, CouponReason, Entropy, FIRST_PACE_SECONDS, Issuer, Mark,
+    Outcome, SoldMarks, StockCounters, StockReason, StockTicks, SystemClock, SystemEntropy,
+    Timestamp, UserId, Verdict, coupon_code,
 };
 use futures_util::future::join_all;
 use tokio::time::Instant;
@@ -466,13 +466,25 @@ async fn marks_are_set_once(store: &impl Store) {
             .await
             .unwrap()
     };
-    assert_eq!(tick(0).await, Mark::Set);
-    assert_eq!(tick(4).await, Mark::Stood);
-    assert_eq!(tick(6).await, Mark::Set, "a stale one is taken over");
-    campaigns.clear(&campaign.campaign_id).await.unwrap();
-    assert_eq!(tick(7).await, Mark::Set);
-    campaigns.clear(&campaign.campaign_id).await.unwrap();
-    campaigns.clear(&campaign.campaign_id).await.unwrap();
+    let clear = async || campaigns.clear(&campaign.campaign_id).await.unwrap();
+    assert_eq!(clear().await, FIRST_PACE_SECONDS, "there is none");
+    assert_eq!(tick(0).await, Some(FIRST_PACE_SECONDS));
+    assert_eq!(
+        tick(6).await,
+        None,
+        "due after a second, waited for for five"
+    );
+    assert_eq!(tick(7).await, Some(1), "a stale one is taken over");
+    assert_eq!(clear().await, 1);
+    assert_eq!(tick(8).await, Some(1));
+    let pace = campaigns.set_pace(&campaign.campaign_id, 40, NOW);
+    pace.await.unwrap();
+    assert_eq!(tick(9).await, None, "a pace leaves the mark");
+    assert_eq!(clear().await, 40, "and outlives it");
+    assert_eq!(tick(10).await, Some(40));
+    assert_eq!(tick(55).await, None, "not stale before its tick is due");
+    assert_eq!(tick(56).await, Some(40));
+    assert_eq!([clear().await, clear().await], [40; 2]);
 }
 
 /// The sale itself: many workers, every user twice, one claim redelivered.

@@ -165,6 +165,7 @@ fn messages() -> Vec<(&'static str, Value)> {
         shards: 64,
         generation: 0,
         resume,
+        posted_millis: 0,
     };
     let claim = json!({
         "version": 1, "claimId": "c", "partnerId": "p", "campaignId": "k", "userId": "u",

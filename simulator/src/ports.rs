@@ -9,10 +9,10 @@ use firstcome_core::{
     Announcement, AnnouncementRecords, Audience, BroadcastId, BroadcastJob, BroadcastOutbox,
     Campaign, CampaignId, CampaignIndex, CampaignRecords, Chunk, ChunkOutcome, Claim, ClaimMessage,
     ClaimOutbox, ClaimReturns, Clock, Confirmation, Connection, ConnectionId, Coupon, CouponLedger,
-    DeliveryJob, DeliveryOutbox, Entropy, FanOut, FanOutRecords, Forgetting, FrameBody,
-    LiveCampaigns, Mark, Member, MemberPage, PageProgress, PageStep, PartnerId, PortError,
-    Publication, PushOutcome, Pusher, ServerFrame, Snapshot, SnapshotStore, Snapshots, SoldMarks,
-    StandingCoupons, StepOutcome, StockCounters, StockShard, StockTicks, Subscription,
+    DeliveryJob, DeliveryOutbox, Entropy, FIRST_PACE_SECONDS, FanOut, FanOutRecords, Forgetting,
+    FrameBody, LiveCampaigns, Mark, Member, MemberPage, PageProgress, PageStep, PartnerId,
+    PortError, Publication, PushOutcome, Pusher, ServerFrame, Snapshot, SnapshotStore, Snapshots,
+    SoldMarks, StandingCoupons, StepOutcome, StockCounters, StockShard, StockTicks, Subscription,
     Subscriptions, Timestamp, Topic, UserId, membership_shard,
 };
 use tokio::sync::{Notify, oneshot};
@@ -502,27 +502,39 @@ impl StockTicks for Ports {
         campaign: &CampaignId,
         now: Timestamp,
         stale_after_seconds: i64,
-    ) -> Result<Mark, PortError> {
+    ) -> Result<Option<u16>, PortError> {
         self.call("mark the stock tick", |state| {
-            let Some(offer) = state.tables.offers.get_mut(campaign) else {
-                return Mark::Stood;
-            };
-            let stands = offer
-                .tick
-                .is_some_and(|at| now.millis_since(at) <= stale_after_seconds * 1000);
-            if stands {
-                return Mark::Stood;
+            let offer = state.tables.offers.get_mut(campaign)?;
+            if offer.tick.is_some_and(|until| now <= until) {
+                return None;
             }
-            offer.tick = Some(now);
-            Mark::Set
+            let stale = stale_after_seconds + i64::from(offer.pace);
+            offer.tick = Some(now.plus_seconds(stale));
+            Some(offer.pace)
         })
         .await
     }
 
-    async fn clear(&self, campaign: &CampaignId) -> Result<(), PortError> {
+    async fn clear(&self, campaign: &CampaignId) -> Result<u16, PortError> {
         self.call("clear the stock tick", |state| {
-            if let Some(offer) = state.tables.offers.get_mut(campaign) {
+            let offer = state.tables.offers.get_mut(campaign);
+            offer.map_or(FIRST_PACE_SECONDS, |offer| {
                 offer.tick = None;
+                offer.pace
+            })
+        })
+        .await
+    }
+
+    async fn set_pace(
+        &self,
+        campaign: &CampaignId,
+        seconds: u16,
+        _now: Timestamp,
+    ) -> Result<(), PortError> {
+        self.call("set the stock's pace", |state| {
+            if let Some(offer) = state.tables.offers.get_mut(campaign) {
+                offer.pace = seconds;
             }
         })
         .await

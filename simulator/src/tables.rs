@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use fastrand::Rng;
 use firstcome_core::{
-    Campaign, CampaignId, Chunk, ChunkOutcome, Coupon, CouponReason, Mark, PartnerId, StockReason,
-    StockShard, Timestamp, UserId,
+    Campaign, CampaignId, Chunk, ChunkOutcome, Coupon, CouponReason, FIRST_PACE_SECONDS, Mark,
+    PartnerId, StockReason, StockShard, Timestamp, UserId,
 };
 
 use crate::Broken;
@@ -75,7 +75,10 @@ pub(crate) struct Offer {
     pub(crate) record: Item<Campaign>,
     pub(crate) shards: Vec<Item<Counter>>,
     pub(crate) sold: bool,
+    /// Until when the stock tick's mark stands.
     pub(crate) tick: Option<Timestamp>,
+    /// Seconds from one stock tick to the next.
+    pub(crate) pace: u16,
 }
 
 impl Offer {
@@ -96,6 +99,7 @@ impl Offer {
             shards,
             sold: false,
             tick: None,
+            pace: FIRST_PACE_SECONDS,
         }
     }
 

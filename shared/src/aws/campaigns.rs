@@ -1,15 +1,20 @@
 //! Table Campaigns as the hot paths use it: the record, the stock counters, and the marks `SOLD` and `TICK`.
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::operation::{
+    put_item::PutItemError,
+    update_item::{UpdateItemError, builders::UpdateItemFluentBuilder},
+};
+use aws_sdk_dynamodb::types::ReturnValue;
 use serde::Deserialize;
 
 use super::error::port_error;
 use super::item::{Item, key, number, read, ttl};
 use super::{Aws, batch};
 use crate::{
-    Campaign, CampaignId, CampaignRecords, Mark, PortError, SoldMarks, StockCounters, StockShard,
-    StockTicks, Timestamp,
+    Campaign, CampaignId, CampaignRecords, FIRST_PACE_SECONDS, Mark, PortError, SoldMarks,
+    StockCounters, StockShard, StockTicks, Timestamp,
 };
 
 /// A mark of a finished campaign is kept as long after its end, in seconds (30 days).
@@ -123,13 +128,23 @@ impl SoldMarks for DynamoCampaigns {
             "ttl".into(),
             ttl(campaign.closes_at.plus_seconds(MARK_RETENTION_SECONDS)),
         );
-        self.put_mark(
-            "mark the campaign sold out",
-            item,
-            "attribute_not_exists(pk)",
-            None,
-        )
-        .await
+        let put = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(item))
+            .condition_expression("attribute_not_exists(pk)");
+        match put.send().await {
+            Ok(_) => Ok(Mark::Set),
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(PutItemError::is_conditional_check_failed_exception) =>
+            {
+                Ok(Mark::Stood)
+            }
+            Err(error) => Err(port_error("mark the campaign sold out", error)),
+        }
     }
 
     async fn is_sold(&self, campaign: &CampaignId) -> Result<bool, PortError> {
@@ -152,62 +167,81 @@ impl StockTicks for DynamoCampaigns {
         campaign: &CampaignId,
         now: Timestamp,
         stale_after_seconds: i64,
-    ) -> Result<Mark, PortError> {
-        let mut item = key(format!("TICK#{campaign}"), "TICK");
-        item.insert("markedAt".into(), number(now.millis()));
-        item.insert("ttl".into(), ttl(now.plus_seconds(3600)));
-        let stale = number(now.plus_seconds(-stale_after_seconds).millis());
-        let condition = "attribute_not_exists(pk) OR markedAt < :stale";
-        self.put_mark(
-            "mark the stock tick",
-            item,
-            condition,
-            Some((":stale", stale)),
-        )
-        .await
+    ) -> Result<Option<u16>, PortError> {
+        // The mark outlives its tick, which is due after the pace, by `stale_after_seconds`.
+        let update = self
+            .tick(campaign)
+            .update_expression(
+                "SET standsUntil = if_not_exists(paceMillis, :first) + :stale, #ttl = :ttl",
+            )
+            .condition_expression("attribute_not_exists(standsUntil) OR standsUntil < :now")
+            .expression_attribute_names("#ttl", "ttl")
+            .expression_attribute_values(":first", number(u32::from(FIRST_PACE_SECONDS) * 1000))
+            .expression_attribute_values(
+                ":stale",
+                number(now.plus_seconds(stale_after_seconds).millis()),
+            )
+            .expression_attribute_values(":now", number(now.millis()))
+            .expression_attribute_values(":ttl", ttl(now.plus_seconds(TICK_KEPT_SECONDS)));
+        match update.send().await {
+            Ok(updated) => Ok(Some(pace(updated.attributes()))),
+            Err(error) if is_refused(&error) => Ok(None),
+            Err(error) => Err(port_error("mark the stock tick", error)),
+        }
     }
 
-    async fn clear(&self, campaign: &CampaignId) -> Result<(), PortError> {
-        let tick = key(format!("TICK#{campaign}"), "TICK");
-        let sent = self
-            .client
-            .delete_item()
-            .table_name(&self.table)
-            .set_key(Some(tick))
-            .send()
-            .await;
+    async fn clear(&self, campaign: &CampaignId) -> Result<u16, PortError> {
+        let update = self
+            .tick(campaign)
+            .update_expression("REMOVE standsUntil")
+            .condition_expression("attribute_exists(pk)"); // an update of nothing would leave an item without a TTL
+        match update.send().await {
+            Ok(updated) => Ok(pace(updated.attributes())),
+            Err(error) if is_refused(&error) => Ok(FIRST_PACE_SECONDS),
+            Err(error) => Err(port_error("clear the stock tick", error)),
+        }
+    }
+
+    async fn set_pace(
+        &self,
+        campaign: &CampaignId,
+        seconds: u16,
+        now: Timestamp,
+    ) -> Result<(), PortError> {
+        let update = self
+            .tick(campaign)
+            .update_expression("SET paceMillis = :pace, #ttl = :ttl")
+            .expression_attribute_names("#ttl", "ttl")
+            .expression_attribute_values(":pace", number(u32::from(seconds) * 1000))
+            .expression_attribute_values(":ttl", ttl(now.plus_seconds(TICK_KEPT_SECONDS)));
+        let sent = update.send().await;
         sent.map(drop)
-            .map_err(|error| port_error("clear the stock tick", error))
+            .map_err(|error| port_error("set the stock's pace", error))
     }
 }
 
+/// How long a tick's item is kept after its last use, in seconds.
+const TICK_KEPT_SECONDS: i64 = 3600;
+
+/// The pace a tick's item tells.
+fn pace(tick: Option<&Item>) -> u16 {
+    let millis = tick.and_then(|item| item.get("paceMillis")?.as_n().ok()?.parse::<u32>().ok());
+    let seconds = millis.and_then(|millis| u16::try_from(millis / 1000).ok());
+    seconds.unwrap_or(FIRST_PACE_SECONDS)
+}
+
+fn is_refused(error: &SdkError<UpdateItemError>) -> bool {
+    let error = error.as_service_error();
+    error.is_some_and(UpdateItemError::is_conditional_check_failed_exception)
+}
+
 impl DynamoCampaigns {
-    async fn put_mark(
-        &self,
-        operation: &'static str,
-        item: Item,
-        condition: &str,
-        value: Option<(&str, AttributeValue)>,
-    ) -> Result<Mark, PortError> {
-        let mut request = self
-            .client
-            .put_item()
+    /// An update of the campaign's tick that answers with the item as it is then.
+    fn tick(&self, campaign: &CampaignId) -> UpdateItemFluentBuilder {
+        self.client
+            .update_item()
             .table_name(&self.table)
-            .set_item(Some(item))
-            .condition_expression(condition);
-        if let Some((name, value)) = value {
-            request = request.expression_attribute_values(name, value);
-        }
-        match request.send().await {
-            Ok(_) => Ok(Mark::Set),
-            Err(error)
-                if error
-                    .as_service_error()
-                    .is_some_and(|e| e.is_conditional_check_failed_exception()) =>
-            {
-                Ok(Mark::Stood)
-            }
-            Err(error) => Err(port_error(operation, error)),
-        }
+            .set_key(Some(key(format!("TICK#{campaign}"), "TICK")))
+            .return_values(ReturnValue::AllNew)
     }
 }

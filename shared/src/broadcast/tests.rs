@@ -386,6 +386,7 @@ fn stock_job(stage: &Stage) -> StockJob {
         shards: stage.campaign.shards,
         generation: 0,
         resume: None,
+        posted_millis: 0,
     }
 }
 
@@ -396,7 +397,7 @@ async fn the_stock_is_told_after_its_mark_is_cleared() {
     let id = &stage.campaign.campaign_id;
     assert_eq!(
         stage.campaigns.mark(id, stage.now, 5).await.unwrap(),
-        Mark::Set
+        Some(1)
     );
     stage
         .run(
@@ -407,7 +408,7 @@ async fn the_stock_is_told_after_its_mark_is_cleared() {
         .await;
     assert_eq!(
         stage.campaigns.mark(id, stage.now, 5).await.unwrap(),
-        Mark::Set,
+        Some(1),
         "the next change is told again"
     );
     let body = FrameBody::CampaignStock {
@@ -444,6 +445,50 @@ async fn a_stock_job_short_of_time_goes_on_where_it_stopped() {
     assert!(posts <= 1010, "{posts}");
 }
 
+/// The pace that the next tick is given.
+async fn pace(stage: &Stage) -> Option<u16> {
+    let id = &stage.campaign.campaign_id;
+    stage.campaigns.mark(id, stage.now, 5).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_stock_is_told_no_faster_than_one_worker_tells_it() {
+    let stage = Stage::new();
+    stage.connect(&names(1000), 60);
+    let job = || BroadcastJob::Stock(stock_job(&stage));
+    stage.run(&stage.engine(100), job(), 25).await;
+    let slow = pace(&stage).await.unwrap();
+    assert!(
+        (9..=11).contains(&slow),
+        "1,000 sockets at 100 a second: {slow}"
+    );
+    stage.run(&stage.engine(10_000), job(), 25).await;
+    assert_eq!(pace(&stage).await, Some(1), "fast again, fast told");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stock_told_in_many_jobs_is_as_slow_as_all_of_them() {
+    let stage = Stage::new();
+    stage.connect(&names(1000), 60);
+    let engine = stage.engine(100);
+    stage
+        .run(&engine, BroadcastJob::Stock(stock_job(&stage)), 4)
+        .await;
+    let so_far = pace(&stage).await.unwrap();
+    assert!(
+        (2..=5).contains(&so_far),
+        "noted while it goes on: {so_far}"
+    );
+    stage.drain(&engine, 0, 4).await;
+    stage
+        .campaigns
+        .clear(&stage.campaign.campaign_id)
+        .await
+        .unwrap();
+    let whole = pace(&stage).await.unwrap();
+    assert!((9..=14).contains(&whole), "{whole}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_missing_stock_shard_is_an_error_and_never_zero() {
     let stage = Stage::new();
@@ -451,7 +496,7 @@ async fn a_missing_stock_shard_is_an_error_and_never_zero() {
     stage.campaigns.lose_shard(id, 0);
     assert_eq!(
         stage.campaigns.mark(id, stage.now, 5).await.unwrap(),
-        Mark::Set
+        Some(1)
     );
     let result = stage
         .try_run(
@@ -463,7 +508,7 @@ async fn a_missing_stock_shard_is_an_error_and_never_zero() {
     assert!(matches!(result, Err(JobError::Port(_))));
     assert_eq!(
         stage.campaigns.mark(id, stage.now, 5).await.unwrap(),
-        Mark::Set,
+        Some(1),
         "cleared before the read"
     );
 }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{
     Campaign, CampaignId, CampaignRecords, Chunk, ChunkOutcome, Confirmation, Coupon, CouponLedger,
-    CouponReason, Mark, PartnerId, PortError, SoldMarks, StandingCoupons, StockCounters,
-    StockReason, StockShard, StockTicks, Timestamp, UserId,
+    CouponReason, FIRST_PACE_SECONDS, Mark, PartnerId, PortError, SoldMarks, StandingCoupons,
+    StockCounters, StockReason, StockShard, StockTicks, Timestamp, UserId,
 };
 
 /// What the next call of [`CouponLedger::issue`] shall meet.
@@ -36,7 +36,7 @@ struct State {
     stock: BTreeMap<(CampaignId, u16), StockShard>,
     coupons: BTreeMap<(PartnerId, UserId, CampaignId), Coupon>,
     sold: HashSet<CampaignId>,
-    ticks: HashMap<CampaignId, Timestamp>,
+    ticks: HashMap<CampaignId, Tick>,
     /// By attempt: what was applied. The whole chunk is compared, as the real token covers the whole request.
     applied: HashMap<u128, Vec<Chunk>>,
     faults: VecDeque<Fault>,
@@ -356,29 +356,62 @@ impl SoldMarks for MemoryLedger {
     }
 }
 
+/// A campaign's stock tick.
+#[derive(Clone, Debug)]
+struct Tick {
+    stands_until: Option<Timestamp>,
+    pace: u16,
+}
+
+impl Default for Tick {
+    fn default() -> Self {
+        Self {
+            stands_until: None,
+            pace: FIRST_PACE_SECONDS,
+        }
+    }
+}
+
+impl Tick {
+    fn mark(&mut self, now: Timestamp, stale_after_seconds: i64) -> Option<u16> {
+        let stands = self.stands_until.is_some_and(|until| now <= until);
+        (!stands).then(|| {
+            self.stands_until = Some(now.plus_seconds(stale_after_seconds + i64::from(self.pace)));
+            self.pace
+        })
+    }
+}
+
 impl StockTicks for MemoryLedger {
     async fn mark(
         &self,
         campaign: &CampaignId,
         now: Timestamp,
         stale_after_seconds: i64,
-    ) -> Result<Mark, PortError> {
+    ) -> Result<Option<u16>, PortError> {
         self.check("mark the stock tick")?;
         let mut state = self.state();
-        let stands = state
-            .ticks
-            .get(campaign)
-            .is_some_and(|at| now.millis_since(*at) <= stale_after_seconds * 1000);
-        if stands {
-            return Ok(Mark::Stood);
-        }
-        state.ticks.insert(campaign.clone(), now);
-        Ok(Mark::Set)
+        let tick = state.ticks.entry(campaign.clone()).or_default();
+        Ok(tick.mark(now, stale_after_seconds))
     }
 
-    async fn clear(&self, campaign: &CampaignId) -> Result<(), PortError> {
+    async fn clear(&self, campaign: &CampaignId) -> Result<u16, PortError> {
         self.check("clear the stock tick")?;
-        self.state().ticks.remove(campaign);
+        let mut state = self.state();
+        let tick = state.ticks.entry(campaign.clone()).or_default();
+        tick.stands_until = None;
+        Ok(tick.pace)
+    }
+
+    async fn set_pace(
+        &self,
+        campaign: &CampaignId,
+        seconds: u16,
+        _now: Timestamp,
+    ) -> Result<(), PortError> {
+        self.check("set the stock's pace")?;
+        let mut state = self.state();
+        state.ticks.entry(campaign.clone()).or_default().pace = seconds;
         Ok(())
     }
 }

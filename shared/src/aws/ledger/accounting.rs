@@ -150,6 +150,11 @@ fn number_in(value: &Value) -> i64 {
     value["N"].as_str().unwrap().parse().unwrap()
 }
 
+fn refused() -> (u16, Value) {
+    let error = "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException";
+    (400, json!({ "__type": error }))
+}
+
 impl Meter {
     fn tables(&self) -> MutexGuard<'_, Tables> {
         self.0.lock().unwrap()
@@ -198,6 +203,7 @@ impl Tables {
             "BatchGetItem" => (200, self.batch_get(body)),
             "TransactGetItems" => (200, self.transact_get(body)),
             "PutItem" => self.put_mark(body),
+            "UpdateItem" => self.mark_tick(body),
             "TransactWriteItems" => self.transact_write(body),
             other => panic!("{other} is not counted"),
         }
@@ -236,23 +242,34 @@ impl Tables {
         json!({"Responses": found.into_iter().map(response).collect::<Vec<_>>()})
     }
 
-    /// `attribute_not_exists(pk)`, perhaps with `OR markedAt < :stale`. A refused write costs what stands.
+    /// `attribute_not_exists(pk)`. A refused write costs what stands.
     fn put_mark(&mut self, body: &Value) -> (u16, Value) {
+        assert_eq!(body["ConditionExpression"], "attribute_not_exists(pk)");
         let (key, item) = (key_of(&body["TableName"], &body["Item"]), &body["Item"]);
         let standing = self.items.get(&key);
         self.counts.written += write_units(standing.map_or(0, item_size).max(item_size(item)));
-        let stale = &body["ExpressionAttributeValues"][":stale"];
-        let refused = standing.is_some_and(|standing| {
-            stale.is_null() || number_in(&standing["markedAt"]) >= number_in(stale)
-        });
-        if refused {
-            return (
-                400,
-                json!({"__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException"}),
-            );
+        if standing.is_some() {
+            return refused();
         }
         self.items.insert(key, item.clone());
         (200, json!({}))
+    }
+
+    /// The mark of a stock tick at its first pace.
+    fn mark_tick(&mut self, body: &Value) -> (u16, Value) {
+        let key = key_of(&body["TableName"], &body["Key"]);
+        let value = |name: &str| &body["ExpressionAttributeValues"][name];
+        let mut item = body["Key"].clone();
+        let until = number_in(value(":first")) + number_in(value(":stale"));
+        item["standsUntil"] = json!({"N": until.to_string()});
+        item["ttl"] = value(":ttl").clone();
+        self.counts.written += write_units(item_size(&item));
+        let standing = self.items.get(&key);
+        if standing.is_some_and(|old| number_in(&old["standsUntil"]) >= number_in(value(":now"))) {
+            return refused();
+        }
+        self.items.insert(key, item.clone());
+        (200, json!({ "Attributes": item }))
     }
 
     fn transact_write(&mut self, body: &Value) -> (u16, Value) {
