@@ -382,6 +382,7 @@ async fn what_stays_unknown_is_looked_up_and_the_rest_goes_back() {
     ledger.fail_next(vec![Fault::LostBeforeWrite; 20]);
     let outcomes = decide(&issuer(&ledger), &claims(&campaign, 0..5)).await;
     assert_eq!(outcomes, [None; 5], "never refused for want of knowledge");
+    assert_eq!(ledger.issue_calls(), 5, "once, and four times again");
     assert_books(&ledger, &campaign, 0);
 }
 
@@ -483,4 +484,181 @@ async fn deciding_ends_at_the_deadline() {
         .await;
     assert_eq!(decisions.verdicts, [None, None, None]);
     assert!(started.elapsed() <= Duration::from_millis(2100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_has_come_sends_nothing() {
+    let (ledger, campaign) = open(10);
+    let decisions = issuer(&ledger)
+        .decide(&claims(&campaign, 0..3), Instant::now())
+        .await;
+    assert_eq!(decisions.verdicts, [None, None, None]);
+    assert_eq!((ledger.issue_calls(), decisions.transactions), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chunk_that_hangs_is_looked_up_after_the_deadline() {
+    let (ledger, campaign) = open(10);
+    ledger.fail_next([Fault::Hangs]);
+    ledger.reads_take(Duration::from_millis(500));
+    let started = Instant::now();
+    let decisions = issuer(&ledger)
+        .decide(&claims(&campaign, 0..3), started + Duration::from_secs(2))
+        .await;
+    assert!(decisions.verdicts.iter().all(Option::is_some));
+    assert_eq!(started.elapsed(), Duration::from_millis(2500));
+    assert_books(&ledger, &campaign, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_tells_what_it_did_campaign_by_campaign() {
+    let (ledger, first) = open(10);
+    let mut others = [sample_campaign(2, NOW), sample_campaign(5, NOW)];
+    for (n, other) in others.iter_mut().enumerate() {
+        other.campaign_id = CampaignId::new(format!("other-{n}")).unwrap();
+        ledger.add(other);
+    }
+    let [second, idle] = others;
+    let batch = [
+        claims(&first, 0..3),
+        claims(&second, 10..13),
+        vec![Claim {
+            requested_at: idle.closes_at.plus_seconds(1),
+            ..claim(&idle, "late", "late")
+        }],
+    ];
+    ledger.fail_next([Fault::Throttled, Fault::StockBusy, Fault::CouponBusy(0)]);
+    let decisions = issuer(&ledger)
+        .decide(&batch.concat(), Instant::now() + Duration::from_secs(7))
+        .await;
+    let ids = |campaigns: &[Campaign]| -> Vec<CampaignId> {
+        campaigns
+            .iter()
+            .map(|one| one.campaign_id.clone())
+            .collect()
+    };
+    let mut issued: Vec<_> = ids(&decisions.changed)
+        .into_iter()
+        .zip(decisions.issued_of.clone())
+        .collect();
+    issued.sort();
+    let mut expected = [
+        (first.campaign_id.clone(), 3),
+        (second.campaign_id.clone(), 2),
+    ];
+    expected.sort();
+    assert_eq!(
+        issued, expected,
+        "none of the campaign whose claim came late"
+    );
+    assert_eq!(ids(&decisions.sold_out), [second.campaign_id.clone()]);
+    assert_eq!(decisions.issued, 5);
+    assert_eq!(decisions.conflicts, 3);
+    assert_eq!(decisions.transactions, ledger.issue_calls());
+    assert_eq!(decisions.decided_at, NOW);
+}
+
+#[tokio::test(start_paused = true)]
+async fn repeats_of_one_transaction_are_counted() {
+    let (ledger, campaign) = open(10);
+    ledger.fail_next([Fault::LostAfterWrite, Fault::Throttled]);
+    let decisions = issuer(&ledger)
+        .decide(
+            &claims(&campaign, 0..10),
+            Instant::now() + Duration::from_secs(7),
+        )
+        .await;
+    assert_eq!((decisions.transactions, decisions.conflicts), (3, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_while_there_is_progress() {
+    let (ledger, campaign) = open(2500);
+    let started = Instant::now();
+    decide(&issuer(&ledger), &claims(&campaign, 0..3000)).await;
+    assert_eq!(started.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn fruitless_rounds_come_further_and_further_apart() {
+    for fault in [Fault::Throttled, Fault::LostBeforeWrite] {
+        let (ledger, campaign) = open(10);
+        let rounds = if fault == Fault::Throttled { 8 } else { 4 };
+        ledger.fail_next(vec![fault; rounds]);
+        let started = Instant::now();
+        let outcomes = decide(&issuer(&ledger), &claims(&campaign, 0..3)).await;
+        assert_eq!(count(&outcomes, Outcome::Issued), 3);
+        // Were each pause as long as the first may be, they would end sooner.
+        let first = Duration::from_millis(20) * u32::try_from(rounds).unwrap();
+        let all = Duration::from_millis(500) * u32::try_from(rounds).unwrap();
+        let waited = started.elapsed();
+        assert!(first < waited && waited < all, "{waited:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn workers_begin_at_different_shards() {
+    let (ledger, mut campaign) = open(640);
+    campaign.shards = 64;
+    ledger.add(&campaign);
+    for seed in 0..16 {
+        let worker = Issuer::new(
+            ledger.clone(),
+            ledger.clone(),
+            MemoryClock::at(NOW),
+            MemoryEntropy::seeded(seed),
+        );
+        let user = u32::try_from(seed).unwrap();
+        decide(&worker, &claims(&campaign, user..user + 1)).await;
+    }
+    let coupons = ledger.coupons(&campaign.campaign_id);
+    let shards: BTreeSet<u16> = coupons.iter().map(|coupon| coupon.shard).collect();
+    assert!(shards.len() > 8, "{shards:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_at_the_closing_is_told_apart_from_what_went_before() {
+    let (ledger, mut campaign) = open(2);
+    campaign.shards = 2;
+    ledger.add(&campaign);
+    let worker = issuer(&ledger);
+    decide(&worker, &claims(&campaign, 0..1)).await;
+    ledger.close(&campaign.campaign_id, NOW);
+    // One shard is remembered as empty and not read again; the other was closed with one left.
+    let outcomes = decide(&worker, &claims(&campaign, 1..3)).await;
+    assert_eq!(outcomes, [Some(Outcome::Closed); 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn empty_shards_of_so_many_campaigns_are_remembered() {
+    let ledger = MemoryLedger::default();
+    let worker = issuer(&ledger);
+    let campaigns: Vec<Campaign> = (0..=1024)
+        .map(|n| Campaign {
+            campaign_id: CampaignId::new(format!("campaign-{n}")).unwrap(),
+            ..sample_campaign(1, NOW)
+        })
+        .collect();
+    let sell = async |campaign: &Campaign| {
+        ledger.add(campaign);
+        decide(&worker, &claims(campaign, 0..1)).await;
+    };
+    let reads_of = async |campaign: &Campaign| {
+        let before = ledger.stock_reads();
+        let outcomes = decide(&worker, &claims(campaign, 1..2)).await;
+        assert_eq!(outcomes, [Some(Outcome::SoldOut)]);
+        ledger.stock_reads() - before
+    };
+    for campaign in &campaigns[..1024] {
+        sell(campaign).await;
+    }
+    assert_eq!(reads_of(&campaigns[0]).await, 0);
+    assert_eq!(reads_of(&campaigns[1023]).await, 0);
+    sell(&campaigns[1024]).await;
+    assert_eq!(reads_of(&campaigns[1024]).await, 0);
+    assert_eq!(
+        reads_of(&campaigns[0]).await,
+        1,
+        "forgotten, and read again"
+    );
 }

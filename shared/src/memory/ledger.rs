@@ -1,7 +1,11 @@
 //! Campaigns, stock, coupons and marks in memory: one lock makes every operation atomic.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::sleep;
 
 use crate::{
     Campaign, CampaignId, CampaignRecords, Chunk, ChunkOutcome, Confirmation, Coupon, CouponLedger,
@@ -18,6 +22,8 @@ pub enum Fault {
     LostAfterWrite,
     /// It is lost on the way.
     LostBeforeWrite,
+    /// It is written, and no response ever comes.
+    Hangs,
     /// Somebody else is writing the stock counter.
     StockBusy,
     /// Somebody else is writing the coupon at this position.
@@ -45,6 +51,7 @@ struct State {
     stock_reads: usize,
     failing: bool,
     failing_marks: bool,
+    read_time: Duration,
 }
 
 /// A store in memory; clones share it.
@@ -109,6 +116,11 @@ impl MemoryLedger {
     /// From now on (or no more) every call fails.
     pub fn fail(&self, failing: bool) {
         self.state().failing = failing;
+    }
+
+    /// From now on a read of many coupons takes so long.
+    pub fn reads_take(&self, time: Duration) {
+        self.state().read_time = time;
     }
 
     /// From now on (or no more) sold marks cannot be set.
@@ -295,15 +307,27 @@ impl CouponLedger for MemoryLedger {
         users: &[UserId],
     ) -> Result<HashMap<UserId, Coupon>, PortError> {
         self.check("read the coupons")?;
+        let time = self.state().read_time;
+        if !time.is_zero() {
+            sleep(time).await;
+        }
         Ok(self.state().standing(campaign, users))
     }
 
     async fn issue(&self, chunk: &Chunk) -> Result<ChunkOutcome, PortError> {
         self.check("issue the coupons")?;
+        let fault = {
+            let mut state = self.state();
+            state.issue_calls += 1;
+            state.faults.pop_front()
+        };
+        if fault == Some(Fault::Hangs) {
+            self.state().issue(chunk);
+            return pending().await;
+        }
         let mut state = self.state();
-        state.issue_calls += 1;
-        Ok(match state.faults.pop_front() {
-            None => state.issue(chunk),
+        Ok(match fault {
+            None | Some(Fault::Hangs) => state.issue(chunk),
             Some(Fault::Throttled) => ChunkOutcome::Throttled,
             Some(Fault::LostBeforeWrite) => ChunkOutcome::Unknown,
             Some(Fault::LostAfterWrite) => {
