@@ -551,7 +551,7 @@ async fn a_batch_tells_what_it_did_campaign_by_campaign() {
         issued, expected,
         "none of the campaign whose claim came late"
     );
-    assert_eq!(ids(&decisions.sold_out), [second.campaign_id.clone()]);
+    assert_eq!(decisions.sold_out, [second]);
     assert_eq!(decisions.issued, 5);
     assert_eq!(decisions.conflicts, 3);
     assert_eq!(decisions.transactions, ledger.issue_calls());
