@@ -63,8 +63,15 @@ pub(crate) async fn live(
     let started = Instant::now();
     let child = start(program, service.port);
     process::pin(&[cores.0])?;
-    let child = child?;
-    let init = service.asked().await?.duration_since(started);
+    let mut child = child?;
+    let asked = tokio::select! {
+        asked = service.asked() => asked?,
+        ended = child.wait() => {
+            let how = format!("it ended before it asked for work: {}", ended?);
+            return Err(io::Error::other(how));
+        }
+    };
+    let init = asked.duration_since(started);
     let mut life = Life {
         init,
         first: None,
@@ -154,6 +161,7 @@ fn start(program: &Program, port: u16) -> io::Result<Child> {
         .env("ALLOWED_ORIGINS", "https://example.com")
         .env("WEBSOCKET_URL", "wss://example.com/live")
         .env("BROADCAST_REQUESTS_PER_SECOND", "10000")
+        .env("PARTNER_REQUESTS_PER_SECOND", "100")
         .env("MANAGEMENT_ENDPOINT", format!("{address}/live"))
         .env("AWS_ENDPOINT_URL", &address)
         .stdin(Stdio::null())
