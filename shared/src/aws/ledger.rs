@@ -317,3 +317,5 @@ fn coupon_reason(reason: &CancellationReason) -> Result<CouponReason, PortError>
 
 #[cfg(test)]
 mod accounting;
+#[cfg(test)]
+mod tests;

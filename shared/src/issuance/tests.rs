@@ -662,3 +662,15 @@ async fn empty_shards_of_so_many_campaigns_are_remembered() {
         "forgotten, and read again"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_out_of_time_waits_for_its_users_undecided_leader() {
+    let (ledger, campaign) = open(10);
+    ledger.fail_next(vec![Fault::LostBeforeWrite; 20]);
+    let late = Claim {
+        requested_at: campaign.closes_at,
+        ..claim(&campaign, "u", "late")
+    };
+    let outcomes = decide(&issuer(&ledger), &[late, claim(&campaign, "u", "in-time")]).await;
+    assert_eq!(outcomes, [None; 2], "a coupon may yet answer both");
+}
