@@ -52,6 +52,9 @@ pub struct Campaign {
     pub benefit: Option<Value>,
     /// Over how many counters the stock is spread.
     pub shards: u16,
+    /// Whether its claims wait in a queue of their own, with workers of their own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub priority: bool,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it was closed early; set once, never taken back.
@@ -114,6 +117,10 @@ pub struct NewCampaign {
     )]
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = MAX_SHARDS)))]
     pub shards: Option<u16>,
+    /// Whether its claims wait in a queue of their own, with workers of their own, beside what all other campaigns share.
+    /// Default: no.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub priority: bool,
 }
 
 impl NewCampaign {
@@ -171,6 +178,7 @@ impl NewCampaign {
             coupon_ttl_seconds,
             benefit: self.benefit,
             shards,
+            priority: self.priority,
             created_at: now,
             closed_at: None,
         })
@@ -250,6 +258,7 @@ mod tests {
             coupon_ttl_seconds: None,
             benefit: None,
             shards: None,
+            priority: false,
         };
         let now = Timestamp::from_millis(1_790_000_000_000);
         new.into_campaign(CampaignId::mint(now, 1), PartnerId::new("p").unwrap(), now)

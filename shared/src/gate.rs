@@ -137,7 +137,7 @@ where
             connection_id: Some(caller.connection_id.clone()),
             trace: caller.trace.clone(),
         };
-        self.claims.enqueue(&claim).await?;
+        self.claims.enqueue(&claim, &campaign).await?;
         Ok(ServerFrame::claim_accepted(&claim))
     }
 

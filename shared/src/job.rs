@@ -161,18 +161,23 @@ pub trait BroadcastOutbox {
     ) -> impl Future<Output = Result<(), PortError>> + Send;
 }
 
-/// Sends to ClaimsQueue.
+/// Sends to ClaimsQueue, or to PriorityClaimsQueue.
 pub trait ClaimOutbox {
-    /// Sends one claim. Once `Ok`, it is accepted and will be answered.
-    fn enqueue(&self, claim: &crate::Claim) -> impl Future<Output = Result<(), PortError>> + Send;
+    /// Sends one claim to the queue of its campaign. Once `Ok`, it is accepted and will be answered.
+    fn enqueue(
+        &self,
+        claim: &crate::Claim,
+        campaign: &Campaign,
+    ) -> impl Future<Output = Result<(), PortError>> + Send;
 }
 
-/// Sets when undecided claims come back from ClaimsQueue (function `issue`).
+/// Sets when undecided claims come back to the queue they are from (function `issue`).
 pub trait ClaimReturns {
-    /// Each message, by its receipt, comes back after so many seconds. Only hurries or delays: without it, a message
-    /// comes back after the queue's own visibility time-out.
+    /// Each message of this queue, by its receipt, comes back after so many seconds. Only hurries or delays: without it, a
+    /// message comes back after the queue's own visibility time-out.
     fn come_back(
         &self,
+        queue_arn: &str,
         returns: &[(String, u16)],
     ) -> impl Future<Output = Result<(), PortError>> + Send;
 }

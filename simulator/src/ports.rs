@@ -542,7 +542,7 @@ impl StockTicks for Ports {
 }
 
 impl ClaimOutbox for Ports {
-    async fn enqueue(&self, claim: &Claim) -> Result<(), PortError> {
+    async fn enqueue(&self, claim: &Claim, _: &Campaign) -> Result<(), PortError> {
         const OPERATION: &str = "send the claim";
         let text = serde_json::to_string(&ClaimMessage::from(claim))
             .map_err(|error| PortError::reject(OPERATION, error))?;
@@ -674,7 +674,7 @@ pub(crate) fn receipt(id: u32, receives: u32) -> String {
 }
 
 impl ClaimReturns for Ports {
-    async fn come_back(&self, returns: &[(String, u16)]) -> Result<(), PortError> {
+    async fn come_back(&self, _: &str, returns: &[(String, u16)]) -> Result<(), PortError> {
         const OPERATION: &str = "set when claims come back";
         self.request(OPERATION).await?;
         let now = self.world.millis();

@@ -255,6 +255,7 @@ fn campaign(rng: &mut Rng, partner: &PartnerId) -> Campaign {
         coupon_ttl_seconds: 3600,
         benefit: None,
         shards,
+        priority: false,
         created_at: born,
         closed_at: None,
     }

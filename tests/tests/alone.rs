@@ -1,5 +1,5 @@
-//! Announcements to a crowd: with workers killed by SIGKILL at work, and many at once. One test after the other, on the
-//! local AWS: SOCKETS=1000 for a larger crowd.
+//! Announcements to a crowd: with workers killed by SIGKILL at work, and many at once; and claims behind a backlog. One
+//! test after the other, on the local AWS: SOCKETS=1000 for a larger crowd.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use firstcome_core::aws::operator::{Queue, RawMessage};
 use firstcome_tests::{Partner, Socket, Stack, processes};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -21,7 +22,12 @@ const SOCKETS: usize = 300;
 const ANNOUNCEMENTS: usize = 30;
 /// Claims, one after the other.
 const CLAIMS: usize = 10;
-/// How often an announcement may be over before a worker could be killed in the middle.
+/// Claims of one campaign that wait when others come.
+const BACKLOG: usize = 4000;
+/// How many of them one producer sends.
+const SHARE: usize = 500;
+/// How often an announcement may be over before a worker could be killed in the middle, and a backlog before a claim could
+/// come behind it.
 const ATTEMPTS: usize = 10;
 
 fn crowd_size() -> usize {
@@ -140,4 +146,62 @@ async fn answers_do_not_wait_until_the_announcements_are_out() {
     for id in &broadcasts {
         assert_eq!(listeners.finished_report(id).await["failed"], 0);
     }
+}
+
+/// Puts a backlog of claims of this campaign on ClaimsQueue, round by round of other users.
+async fn pile_up(stack: &Stack, partner: &Partner, campaign: &str, round: usize) {
+    let message = |number: usize| RawMessage {
+        group: campaign.to_owned(),
+        body: json!({
+            "version": 1, "claimId": format!("loud-{number}"), "partnerId": partner.id().as_str(),
+            "campaignId": campaign, "userId": format!("loud-{round}-{number}"),
+        })
+        .to_string(),
+    };
+    let messages: Vec<_> = (0..BACKLOG).map(message).collect();
+    let producers = messages
+        .chunks(SHARE)
+        .map(|share| stack.operator().send(Queue::Claims, share));
+    for sent in join_all(producers).await {
+        sent.unwrap();
+    }
+}
+
+/// How long a claim takes.
+async fn timed(socket: &mut Socket, campaign: &str, claim: &str) -> Duration {
+    let started = Instant::now();
+    let answer = socket.claim(campaign, claim).await;
+    assert_eq!(answer["outcome"], "issued", "{answer}");
+    started.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_campaign_marked_priority_does_not_wait_behind_the_others() {
+    let stack = Stack::find().await;
+    let partner = stack.partner().await;
+    let loud = partner.campaign(1_000_000).await;
+    for attempt in 1..=ATTEMPTS {
+        let quiet = partner.campaign(10).await;
+        let marked = json!({"title": "priority", "total": 10, "priority": true});
+        let priority = partner.campaign_of(marked).await;
+        let mut first = partner.socket(&format!("first-{attempt}")).await;
+        let mut second = partner.socket(&format!("second-{attempt}")).await;
+        pile_up(&stack, &partner, &loud, attempt).await;
+        let (beside, ahead) =
+            tokio::join!(timed(&mut first, &quiet, "behind the backlog"), async {
+                let took = timed(&mut second, &priority, "in its own queue").await;
+                (took, stack.operator().depth(Queue::Claims).await.unwrap())
+            });
+        let (ahead, left) = (ahead.0, ahead.1.visible);
+        println!(
+            "behind {BACKLOG} claims of another campaign: {} ms, with priority {} ms, {left} were left; attempt {attempt}",
+            beside.as_millis(),
+            ahead.as_millis()
+        );
+        if left > 0 {
+            assert!(ahead < beside);
+            return;
+        }
+    }
+    panic!("no claim came behind a backlog")
 }

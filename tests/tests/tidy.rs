@@ -201,6 +201,7 @@ fn a_worker_knows_its_last_try_by_what_the_queue_allows() {
     let queues = of_type("AWS::SQS::Queue");
     for (function, queue) in [
         ("issue", "ClaimsQueue"),
+        ("issue", "PriorityClaimsQueue"),
         ("broadcast", "DeliveriesQueue"),
         ("broadcast", "BroadcastQueue"),
     ] {

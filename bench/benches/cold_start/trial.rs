@@ -154,7 +154,7 @@ fn start(program: &Program, port: u16) -> io::Result<Child> {
                 .map(|table| (format!("{table}_TABLE"), table.to_owned())),
         )
         .envs(
-            ["CLAIMS", "DELIVERIES", "BROADCAST"]
+            ["CLAIMS", "PRIORITY_CLAIMS", "DELIVERIES", "BROADCAST"]
                 .map(|queue| (format!("{queue}_QUEUE_URL"), format!("{address}/{queue}"))),
         )
         .envs([("TICKET_SECRET", "ticket"), ("WEBHOOK_SECRET", "webhook")])

@@ -51,7 +51,11 @@ async fn main() -> Result<(), Error> {
             .with_coupons(coupons),
         budgets: budget::Budgets::new(aws::variable("PARTNER_REQUESTS_PER_SECOND")?.parse()?),
         gate: auth::Gate::new(aws::DynamoKeys::new(&sdk, aws::variable("PARTNERS_TABLE")?)),
-        claims: aws::SqsClaims::new(&sdk, aws::variable("CLAIMS_QUEUE_URL")?),
+        claims: aws::SqsClaims::new(
+            &sdk,
+            aws::variable("CLAIMS_QUEUE_URL")?,
+            aws::variable("PRIORITY_CLAIMS_QUEUE_URL")?,
+        ),
         broadcasts: aws::SqsBroadcasts::new(&sdk, aws::variable("BROADCAST_QUEUE_URL")?),
         tickets: TicketKey::new(&secret)?,
         cursors: request::CursorSeal::derived_from(&secret),

@@ -22,7 +22,11 @@ async fn main() -> Result<(), Error> {
         directory: CampaignDirectory::new(snapshots, SystemClock, DIRECTORY_FRESHNESS),
         records: DynamoCampaigns::new(&aws, campaigns_table),
         coupons: DynamoCoupons::new(&aws, variable("COUPONS_TABLE")?),
-        claims: SqsClaims::new(&aws, variable("CLAIMS_QUEUE_URL")?),
+        claims: SqsClaims::new(
+            &aws,
+            variable("CLAIMS_QUEUE_URL")?,
+            variable("PRIORITY_CLAIMS_QUEUE_URL")?,
+        ),
         subscriptions: DynamoConnections::new(&aws, variable("CONNECTIONS_TABLE")?),
         deliveries: SqsDeliveries::new(&aws, variable("DELIVERIES_QUEUE_URL")?),
         clock: SystemClock,

@@ -1,4 +1,4 @@
-//! One batch of ClaimsQueue: every claim is decided, its answer made durable, and only then is it acknowledged.
+//! One batch of ClaimsQueue, or of PriorityClaimsQueue: every claim is decided, its answer made durable, and only then is it acknowledged.
 //! The rules of deciding are the domain's ([`Issuer`]); nothing here knows a table.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -49,7 +49,7 @@ pub struct Worker<C, L, M, B, D, R, K, E> {
     pub news: StockNews<M, B, K>,
     /// DeliveriesQueue.
     pub deliveries: D,
-    /// ClaimsQueue, for what has to come back.
+    /// The queues of claims, for what has to come back.
     pub returns: R,
 }
 
@@ -180,7 +180,12 @@ where
         if receipts.is_empty() {
             return;
         }
-        if let Err(error) = self.returns.come_back(&receipts).await {
+        // One batch is from one queue.
+        let queue = returns
+            .iter()
+            .find_map(|(message, _)| message.event_source_arn.as_deref());
+        let returns = self.returns.come_back(queue.unwrap_or_default(), &receipts);
+        if let Err(error) = returns.await {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "return of claims not hurried"

@@ -20,7 +20,13 @@ async fn main() -> Result<(), Error> {
         issuer: Issuer::new(campaigns.clone(), ledger, SystemClock, SystemEntropy),
         news: StockNews::new(campaigns, broadcasts, SystemClock),
         deliveries: SqsDeliveries::new(&aws, variable("DELIVERIES_QUEUE_URL")?),
-        returns: SqsReturns::new(&aws, variable("CLAIMS_QUEUE_URL")?),
+        returns: SqsReturns::new(
+            &aws,
+            [
+                variable("CLAIMS_QUEUE_URL")?,
+                variable("PRIORITY_CLAIMS_QUEUE_URL")?,
+            ],
+        ),
     };
     run(service_fn(async |event: LambdaEvent<_>| {
         let deadline = handler::deadline(&event.context);

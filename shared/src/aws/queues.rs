@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::Aws;
 use super::error::port_error;
 use crate::{
-    BroadcastJob, BroadcastOutbox, Claim, ClaimMessage, ClaimOutbox, ClaimReturns, DeliveryJob,
-    DeliveryOutbox, MAX_JOB_BYTES, PortError, TraceHeader,
+    BroadcastJob, BroadcastOutbox, Campaign, Claim, ClaimMessage, ClaimOutbox, ClaimReturns,
+    DeliveryJob, DeliveryOutbox, MAX_JOB_BYTES, PortError, TraceHeader,
 };
 
 /// Calls in flight at once where there are many.
@@ -52,23 +52,33 @@ fn encode<T: Serialize>(operation: &'static str, message: &T) -> Result<String, 
     serde_json::to_string(message).map_err(|error| PortError::reject(operation, error))
 }
 
-/// ClaimsQueue, for those who send to it.
+/// ClaimsQueue and PriorityClaimsQueue, for those who send to them.
 #[derive(Clone, Debug)]
-pub struct SqsClaims(Queue);
+pub struct SqsClaims {
+    regular: Queue,
+    priority: Queue,
+}
 
 impl SqsClaims {
-    /// On this queue.
-    pub fn new(aws: &Aws, url: String) -> Self {
-        Self(Queue::new(aws, url))
+    /// On these queues.
+    pub fn new(aws: &Aws, regular_url: String, priority_url: String) -> Self {
+        Self {
+            regular: Queue::new(aws, regular_url),
+            priority: Queue::new(aws, priority_url),
+        }
     }
 }
 
 impl ClaimOutbox for SqsClaims {
-    async fn enqueue(&self, claim: &Claim) -> Result<(), PortError> {
+    async fn enqueue(&self, claim: &Claim, campaign: &Campaign) -> Result<(), PortError> {
         const OPERATION: &str = "send the claim";
+        let queue = if campaign.priority {
+            &self.priority
+        } else {
+            &self.regular
+        };
         // The group makes the queue fair: one hot campaign does not hold up the others.
-        let request = self
-            .0
+        let request = queue
             .message(OPERATION, &ClaimMessage::from(claim))?
             .message_group_id(claim.campaign_id.as_str());
         let request = match &claim.trace {
@@ -148,28 +158,38 @@ impl BroadcastOutbox for SqsBroadcasts {
     }
 }
 
-/// ClaimsQueue, for the worker: sets when a message that was not decided comes back.
+/// The queues of claims, for the worker: sets when a message that was not decided comes back.
 #[derive(Clone, Debug)]
-pub struct SqsReturns(Queue);
+pub struct SqsReturns(Vec<Queue>);
 
 impl SqsReturns {
-    /// On this queue.
-    pub fn new(aws: &Aws, url: String) -> Self {
-        Self(Queue::new(aws, url))
+    /// On these queues.
+    pub fn new(aws: &Aws, urls: impl IntoIterator<Item = String>) -> Self {
+        Self(urls.into_iter().map(|url| Queue::new(aws, url)).collect())
+    }
+
+    /// The queue that an event names: its ARN ends with the queue's name, as its URL does.
+    fn queue(&self, arn: &str) -> Option<&Queue> {
+        let name = arn.rsplit(':').next();
+        self.0
+            .iter()
+            .find(|queue| queue.url.rsplit('/').next() == name)
     }
 }
 
 impl ClaimReturns for SqsReturns {
-    async fn come_back(&self, returns: &[(String, u16)]) -> Result<(), PortError> {
+    async fn come_back(&self, queue_arn: &str, returns: &[(String, u16)]) -> Result<(), PortError> {
         const OPERATION: &str = "set when claims come back";
+        let queue = self.queue(queue_arn).ok_or_else(|| {
+            PortError::reject(OPERATION, format!("{queue_arn:?} is no queue of claims"))
+        })?;
         let calls: Vec<_> = returns
             .iter()
             .map(|(receipt, seconds)| async move {
-                let request = self
-                    .0
+                let request = queue
                     .client
                     .change_message_visibility()
-                    .queue_url(&self.0.url);
+                    .queue_url(&queue.url);
                 let request = request
                     .receipt_handle(receipt)
                     .visibility_timeout(i32::from(*seconds));
@@ -199,26 +219,33 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::aws::replay::replay;
-    use crate::{CampaignId, ClaimId, PartnerId, Timestamp, UserId};
+    use crate::aws::replay::{replay, requests};
+    use crate::memory::sample_campaign;
+    use crate::{ClaimId, Timestamp, UserId};
 
-    async fn sent(trace: Option<TraceHeader>) -> Value {
+    /// The request that sends a claim of such a campaign.
+    async fn sent(trace: Option<TraceHeader>, priority: bool) -> Value {
         let (aws, http) = replay(&[(200, json!({"MessageId": "m", "MD5OfMessageBody": ""}))]);
         let now = Timestamp::from_millis(1_790_000_000_000);
+        let campaign = Campaign {
+            priority,
+            ..sample_campaign(1, now)
+        };
         let claim = Claim {
             claim_id: ClaimId::new("c1").unwrap(),
-            partner_id: PartnerId::new("acme").unwrap(),
-            campaign_id: CampaignId::mint(now, 1),
+            partner_id: campaign.partner_id.clone(),
+            campaign_id: campaign.campaign_id.clone(),
             user_id: UserId::new("ann").unwrap(),
             requested_at: now,
             sent_at: now,
             connection_id: None,
             trace,
         };
+        let [regular, lane] = ["claims", "priority"].map(|name| format!("http://queues/{name}"));
         // The checksum of the answer is not this test's business.
         drop(
-            SqsClaims::new(&aws, "http://queues/claims".into())
-                .enqueue(&claim)
+            SqsClaims::new(&aws, regular, lane)
+                .enqueue(&claim, &campaign)
                 .await,
         );
         let requests: Vec<_> = http.actual_requests().collect();
@@ -226,13 +253,51 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_claim_goes_to_the_queue_of_its_campaign_in_the_campaigns_group() {
+        for (priority, url) in [
+            (false, "http://queues/claims"),
+            (true, "http://queues/priority"),
+        ] {
+            let request = sent(None, priority).await;
+            assert_eq!(request["QueueUrl"], url);
+            assert!(request["MessageGroupId"].is_string());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_claim_comes_back_to_the_queue_it_is_from() {
+        let (aws, http) = replay(&[(200, json!({})), (200, json!({}))]);
+        let urls = ["http://queues/1/claims", "http://queues/1/priority"];
+        let returns = SqsReturns::new(&aws, urls.map(str::to_owned));
+        let receipts = [("receipt".to_owned(), 5)];
+        for name in ["priority", "claims"] {
+            let arn = format!("arn:aws:sqs:us-east-1:1:{name}");
+            returns.come_back(&arn, &receipts).await.unwrap();
+        }
+        let asked: Vec<Value> = requests(&http)
+            .into_iter()
+            .map(|(_, body)| body["QueueUrl"].clone())
+            .collect();
+        assert_eq!(asked, [urls[1], urls[0]]);
+        assert!(
+            returns
+                .come_back("arn:aws:sqs:us-east-1:1:other", &receipts)
+                .await
+                .is_err()
+        );
+    }
+
+    #[tokio::test]
     async fn a_claims_trace_header_travels_as_the_queues_own_attribute() {
         let header = "Root=1-67891233-abcdef012345678912345678;Parent=463ac35c9f6413ad;Sampled=1";
-        let request = sent(TraceHeader::read(header)).await;
+        let request = sent(TraceHeader::read(header), false).await;
         let expected = json!({"AWSTraceHeader": {"DataType": "String", "StringValue": header}});
         assert_eq!(request["MessageSystemAttributes"], expected);
         let body = request["MessageBody"].as_str().unwrap();
         assert!(!body.contains("1-67891233"), "{body}");
-        assert_eq!(sent(None).await["MessageSystemAttributes"], Value::Null);
+        assert_eq!(
+            sent(None, false).await["MessageSystemAttributes"],
+            Value::Null
+        );
     }
 }

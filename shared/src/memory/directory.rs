@@ -109,6 +109,7 @@ pub fn sample_campaign(total: u32, now: Timestamp) -> Campaign {
         coupon_ttl_seconds: DEFAULT_COUPON_TTL_SECONDS,
         benefit: None,
         shards: shards_for(total),
+        priority: false,
         created_at: now,
         closed_at: None,
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{
-    BroadcastJob, BroadcastOutbox, Claim, ClaimOutbox, ClaimReturns, Clock, DeliveryJob,
+    BroadcastJob, BroadcastOutbox, Campaign, Claim, ClaimOutbox, ClaimReturns, Clock, DeliveryJob,
     DeliveryOutbox, Entropy, PortError, Timestamp,
 };
 
@@ -63,7 +63,7 @@ impl MemoryOutbox {
 }
 
 impl ClaimOutbox for MemoryOutbox {
-    async fn enqueue(&self, claim: &Claim) -> Result<(), PortError> {
+    async fn enqueue(&self, claim: &Claim, _: &Campaign) -> Result<(), PortError> {
         self.send("send the claim", |sent| sent.claims.push(claim.clone()))
     }
 }
@@ -83,7 +83,7 @@ impl BroadcastOutbox for MemoryOutbox {
 }
 
 impl ClaimReturns for MemoryOutbox {
-    async fn come_back(&self, returns: &[(String, u16)]) -> Result<(), PortError> {
+    async fn come_back(&self, _: &str, returns: &[(String, u16)]) -> Result<(), PortError> {
         self.send("set when claims come back", |sent| {
             sent.returns.extend_from_slice(returns)
         })

@@ -54,6 +54,9 @@ pub(crate) struct CampaignView {
     /// When it was closed early.
     #[serde(skip_serializing_if = "Option::is_none")]
     closed_at: Option<Timestamp>,
+    /// Whether its claims wait in a queue of their own; left out if not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    priority: bool,
 }
 
 /// A page of campaigns, newest first.
@@ -82,6 +85,7 @@ impl CampaignView {
             remaining,
             created_at: campaign.created_at,
             closed_at: campaign.closed_at,
+            priority: campaign.priority,
         }
     }
 }

@@ -115,14 +115,14 @@ pub(crate) async fn claim<P: Ports>(
     let claim = Claim {
         claim_id: claim_id.clone(),
         partner_id: partner,
-        campaign_id: standing.campaign.campaign_id,
+        campaign_id: standing.campaign.campaign_id.clone(),
         user_id,
         requested_at: now,
         sent_at: now,
         connection_id: None,
         trace: None,
     };
-    api.claims.enqueue(&claim).await?;
+    api.claims.enqueue(&claim, &standing.campaign).await?;
     metric::count_of(Metric::ClaimsAccepted, &claim.campaign_id, 1);
     let named = Extension(claim_id.clone());
     let view = ClaimView {
