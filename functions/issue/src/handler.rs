@@ -1,5 +1,5 @@
-//! One batch of ClaimsQueue, or of PriorityClaimsQueue: every claim is decided, its answer made durable, and only then is it acknowledged.
-//! The rules of deciding are the domain's ([`Issuer`]); nothing here knows a table.
+//! One batch of ClaimsQueue, or of PriorityClaimsQueue: every claim is decided, its answer made durable, and only then is
+//! it acknowledged. The rules of deciding are the domain's ([`Issuer`]); nothing here knows a table.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

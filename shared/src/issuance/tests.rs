@@ -674,3 +674,21 @@ async fn a_claim_out_of_time_waits_for_its_users_undecided_leader() {
     let outcomes = decide(&issuer(&ledger), &[late, claim(&campaign, "u", "in-time")]).await;
     assert_eq!(outcomes, [None; 2], "a coupon may yet answer both");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_told_of_a_closing_waits_until_it_reads_it() {
+    let (ledger, campaign) = open(10);
+    ledger.fail_next([Fault::Closed]);
+    let (worker, batch) = (issuer(&ledger), claims(&campaign, 0..2));
+    let (outcomes, ()) = tokio::join!(decide(&worker, &batch), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        ledger.close(&campaign.campaign_id, NOW);
+    });
+    assert_eq!(outcomes, [Some(Outcome::Closed); 2]);
+    assert_books(&ledger, &campaign, 0);
+    let reads = ledger.stock_reads();
+    assert!(
+        (3..20).contains(&reads),
+        "further and further apart: {reads}"
+    );
+}

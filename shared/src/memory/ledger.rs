@@ -26,6 +26,8 @@ pub enum Fault {
     Hangs,
     /// Somebody else is writing the stock counter.
     StockBusy,
+    /// The campaign is closed, which reads do not show yet.
+    Closed,
     /// Somebody else is writing the coupon at this position.
     CouponBusy(usize),
     /// The coupon at this position can never be stored.
@@ -335,6 +337,7 @@ impl CouponLedger for MemoryLedger {
                 ChunkOutcome::Unknown
             }
             Some(Fault::StockBusy) => cancelled(chunk, StockReason::Busy, None),
+            Some(Fault::Closed) => cancelled(chunk, StockReason::Closed, None),
             Some(Fault::CouponBusy(at)) => {
                 cancelled(chunk, StockReason::None, Some((at, CouponReason::Busy)))
             }

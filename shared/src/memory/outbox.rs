@@ -14,6 +14,7 @@ struct Sent {
     deliveries: Vec<DeliveryJob>,
     broadcasts: Vec<(BroadcastJob, u16)>,
     returns: Vec<(String, u16)>,
+    returned_to: Vec<String>,
     failing: bool,
 }
 
@@ -51,6 +52,11 @@ impl MemoryOutbox {
         self.with(|sent| sent.returns.clone())
     }
 
+    /// The queues they were sent back to, a call each.
+    pub fn returned_to(&self) -> Vec<String> {
+        self.with(|sent| sent.returned_to.clone())
+    }
+
     fn send(&self, operation: &'static str, put: impl FnOnce(&mut Sent)) -> Result<(), PortError> {
         self.with(|sent| {
             if sent.failing {
@@ -83,8 +89,9 @@ impl BroadcastOutbox for MemoryOutbox {
 }
 
 impl ClaimReturns for MemoryOutbox {
-    async fn come_back(&self, _: &str, returns: &[(String, u16)]) -> Result<(), PortError> {
+    async fn come_back(&self, queue_arn: &str, returns: &[(String, u16)]) -> Result<(), PortError> {
         self.send("set when claims come back", |sent| {
+            sent.returned_to.push(queue_arn.to_owned());
             sent.returns.extend_from_slice(returns)
         })
     }

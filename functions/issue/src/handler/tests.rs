@@ -134,6 +134,8 @@ async fn undecided_claims_come_back_within_seconds() {
             .iter()
             .all(|(_, seconds)| (1..=FIRST_RETURN_SECONDS).contains(seconds))
     );
+    let queue = "arn:aws:sqs:us-east-1:123456789012:firstcome-claims";
+    assert_eq!(bench.outbox.returned_to(), [queue], "the one they are from");
 }
 
 #[tokio::test(start_paused = true)]
