@@ -76,7 +76,7 @@ where
     /// Decides the batch's claims before `deadline` and tells which messages must come again.
     pub async fn handle(&self, event: SqsEvent, deadline: Instant) -> SqsBatchResponse {
         let started = Instant::now();
-        let (received, mut returns) = parse(&event.records);
+        let (received, poison) = parse(&event.records);
         let claims: Vec<Claim> = received
             .iter()
             .map(|received| received.claim.clone())
@@ -84,11 +84,9 @@ where
         let mut decisions = self.issuer.decide(&claims, deadline).await;
         self.mark(&claims, &mut decisions).await;
 
-        let poison = returns.len();
-        returns.extend(undecided(&received, &decisions));
-        let undecided = returns.len() - poison;
-        returns.extend(self.answer(&received, &decisions).await);
-        let unanswered = returns.len() - poison - undecided;
+        let undecided = undecided(&received, &decisions);
+        let unanswered = self.answer(&received, &decisions).await;
+        let returns = [poison.as_slice(), &undecided, &unanswered].concat();
         self.tell(&decisions).await;
         self.come_back(&returns).await;
         let list = |outcome| claims_answered(outcome, &claims, &decisions);
@@ -103,22 +101,19 @@ where
             claims.rejected = list(Some(Outcome::Rejected)),
             claims.undecided = list(None),
             issued = decisions.issued,
-            undecided,
-            unanswered,
-            poison,
+            undecided = undecided.len(),
+            unanswered = unanswered.len(),
+            poison = poison.len(),
             transactions = decisions.transactions,
             conflicts = decisions.conflicts,
             duration_ms = started.elapsed().as_millis() as u64,
             "batch decided"
         );
-        let last_tries = returns
-            .iter()
-            .filter(|(message, _)| visits(message) >= MAX_RECEIVES);
         let counts = [
-            (Metric::Undecided, undecided),
-            (Metric::Unanswered, unanswered),
-            (Metric::Poison, poison),
-            (Metric::LastTries, last_tries.count()),
+            (Metric::Undecided, undecided.len()),
+            (Metric::Unanswered, unanswered.len()),
+            (Metric::Poison, poison.len()),
+            (Metric::LastTries, last_tries(&returns)),
         ];
         measure::note(&claims, &decisions, event.records.len(), &counts);
         failures(&returns)
@@ -241,6 +236,12 @@ fn undecided<'a>(received: &[Received<'a>], decisions: &Decisions) -> Returns<'a
 fn visits(message: &SqsMessage) -> u32 {
     let receives = message.attributes.get("ApproximateReceiveCount");
     receives.and_then(|count| count.parse().ok()).unwrap_or(1)
+}
+
+/// How many of these the dead-letter queue takes instead of another try.
+fn last_tries(returns: &Returns<'_>) -> usize {
+    let last = |(message, _): &&(&SqsMessage, u16)| visits(message) >= MAX_RECEIVES;
+    returns.iter().filter(last).count()
 }
 
 /// How long a message that could not be decided stays away.

@@ -151,16 +151,65 @@ async fn claims_whose_answers_could_not_be_sent_come_again_to_the_same_answer() 
     assert_eq!(bench.outcomes(), [Outcome::Issued, Outcome::Issued]);
 }
 
+/// A message on its so manyth visit.
+fn on_visit(visits: u32) -> SqsMessage {
+    let mut message = SqsMessage::default();
+    let count = ("ApproximateReceiveCount".into(), visits.to_string());
+    message.attributes.extend([count]);
+    message
+}
+
 #[test]
 fn a_claim_in_trouble_stays_away_longer_with_every_visit() {
     let longest = |visits: u32| {
-        let mut message = SqsMessage::default();
-        let count = ("ApproximateReceiveCount".into(), visits.to_string());
-        message.attributes.extend([count]);
+        let message = on_visit(visits);
         (0..2000).map(|_| seconds_away(&message)).max()
     };
     let bounds: Vec<_> = (1..=10).filter_map(longest).collect();
     assert_eq!(bounds, [5, 5, 10, 20, 40, 60, 60, 60, 60, 60]);
+}
+
+#[test]
+fn a_message_that_will_be_dead_counts_as_a_last_try() {
+    let messages = [1, 9, 10, 11].map(on_visit);
+    let returns: Returns<'_> = messages.iter().map(|message| (message, 0)).collect();
+    assert_eq!(last_tries(&returns), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn deciding_ends_while_there_is_time_to_answer() {
+    let seconds_left = |deadline: u64| {
+        let mut context = Context::default();
+        context.deadline = deadline;
+        super::deadline(&context)
+            .duration_since(Instant::now())
+            .as_secs_f64()
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let in_eight_seconds = (now + Duration::from_secs(8)).as_millis() as u64;
+    assert!((4.0..=5.5).contains(&seconds_left(in_eight_seconds)));
+    assert_eq!(seconds_left(0), 7.5, "told no time, it takes its own");
+    let in_a_second = (now + Duration::from_secs(1)).as_millis() as u64;
+    assert_eq!(seconds_left(in_a_second), 0.0, "nothing is begun");
+}
+
+#[test]
+fn the_log_names_claims_by_their_answer() {
+    let event: SqsEvent = serde_json::from_str(CLAIMS).unwrap();
+    let (received, _) = parse(&event.records);
+    let claims: Vec<_> = received.into_iter().map(|one| one.claim).collect();
+    let refused = Some(Verdict::Refused(Outcome::SoldOut));
+    let decisions = Decisions {
+        verdicts: vec![refused.clone(), None, refused],
+        ..Decisions::default()
+    };
+    let named = |outcome| claims_answered(outcome, &claims, &decisions);
+    assert_eq!(
+        named(Some(Outcome::SoldOut)).as_deref(),
+        Some("claim-1 claim-3")
+    );
+    assert_eq!(named(None).as_deref(), Some("claim-2"));
+    assert_eq!(named(Some(Outcome::Issued)), None);
 }
 
 #[tokio::test(start_paused = true)]
