@@ -7,7 +7,8 @@ use crate::{
     Campaign, CampaignDirectory, CampaignId, CampaignRecords, Claim, ClaimId, ClaimOutbox,
     ClientFrame, Clock, ConnectionId, DeliveryJob, DeliveryOutbox, Entropy, FrameBody, Lookup,
     Outcome, PartnerId, PortError, ServerFrame, Snapshots, SoldMarks, StandingCoupons,
-    Subscription, Subscriptions, Topic, TraceHeader, UserId, Verdict,
+    Subscription, Subscriptions, Timestamp, Topic, TraceHeader, UserId, Verdict,
+    refresh::RETIRE_AFTER_SECONDS,
 };
 
 /// Who is behind a socket, as the authorizer vouched for it.
@@ -112,7 +113,11 @@ where
         let answer = |verdict: &Verdict| {
             ServerFrame::claim_result(&campaign_id, &caller.user_id, &claim_id, verdict)
         };
-        let Some((campaign, sold)) = self.campaign_of(caller, &campaign_id).await? else {
+        let known = match self.campaign_of(caller, &campaign_id).await? {
+            Some(known) => Some(known),
+            None => self.retired_campaign_of(caller, &campaign_id, now).await?,
+        };
+        let Some((campaign, sold)) = known else {
             return Ok(answer(&Verdict::Refused(Outcome::UnknownCampaign)));
         };
         match campaign.refusal(sold, now) {
@@ -148,17 +153,8 @@ where
         campaign_id: CampaignId,
         claim_id: Option<ClaimId>,
     ) -> Result<ServerFrame, Refusal> {
-        let campaign = match self.campaign_of(caller, &campaign_id).await? {
-            Some((campaign, _)) => Some(campaign),
-            // The directory drops campaigns a day after their end; their answers stand for good.
-            None => self
-                .records
-                .find(&campaign_id)
-                .await?
-                .filter(|c| c.partner_id == caller.partner_id)
-                .map(Arc::new),
-        };
-        let Some(campaign) = campaign else {
+        let record = self.records.find(&campaign_id).await?;
+        let Some(campaign) = record.filter(|found| found.partner_id == caller.partner_id) else {
             return Ok(result_frame(
                 caller,
                 campaign_id,
@@ -166,9 +162,7 @@ where
                 &Verdict::Refused(Outcome::UnknownCampaign),
             ));
         };
-        let fresh = self.records.find(&campaign_id).await?;
         let sold = self.records.is_sold(&campaign_id).await?;
-        let campaign = fresh.as_ref().unwrap_or(&campaign);
         // Read after the facts above: a refusal is only for one whose coupon did not stand once they held.
         let coupon = self
             .coupons
@@ -251,6 +245,23 @@ where
             Lookup::Known(..) | Lookup::Unknown => Ok(None),
             Lookup::Busy => Err(Refusal::Busy),
         }
+    }
+
+    /// As [`Self::campaign_of`], of a campaign that the directory dropped after its end: its answers stand for good. One
+    /// too young for that is not looked for a second time, so that an opening rush at a wrong id costs no reads.
+    async fn retired_campaign_of(
+        &self,
+        caller: &Caller,
+        id: &CampaignId,
+        now: Timestamp,
+    ) -> Result<Option<(Arc<Campaign>, bool)>, Refusal> {
+        let retired = |born: Timestamp| born.plus_seconds(RETIRE_AFTER_SECONDS) <= now;
+        if !id.minted_at().is_some_and(retired) {
+            return Ok(None);
+        }
+        let record = self.records.find(id).await?;
+        let own = record.filter(|found| found.partner_id == caller.partner_id);
+        Ok(own.map(|campaign| (Arc::new(campaign), false)))
     }
 
     async fn standing_or(

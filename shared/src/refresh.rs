@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A campaign leaves the snapshot so many seconds after its end (a day).
-const RETIRE_AFTER_SECONDS: i64 = 86_400;
+pub(crate) const RETIRE_AFTER_SECONDS: i64 = 86_400;
 /// An announcement that was due longer ago than this, in seconds, is no news any more.
 const REPAIR_SECONDS: i64 = 3600;
 /// An announcement is given so long, in seconds, before it counts as lost.

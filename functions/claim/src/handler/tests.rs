@@ -5,8 +5,8 @@ use firstcome_core::memory::{
     sample_campaign,
 };
 use firstcome_core::{
-    Campaign, CampaignDirectory, Chunk, Claim, ClaimId, Coupon, CouponLedger, DIRECTORY_FRESHNESS,
-    DeliveryJob, SoldMarks, Timestamp, coupon_code,
+    Campaign, CampaignDirectory, CampaignId, Chunk, Claim, ClaimId, Clock, Coupon, CouponLedger,
+    DIRECTORY_FRESHNESS, DeliveryJob, SoldMarks, Timestamp, coupon_code,
 };
 
 use super::*;
@@ -221,6 +221,42 @@ async fn who_was_told_sold_out_is_told_the_same_after_the_end() {
     bench.ledger.close(&bench.campaign.campaign_id, NOW);
     assert_eq!(bench.send(RESULT).await["outcome"], "sold_out");
     assert_eq!(bench.send(CLAIM).await["outcome"], "sold_out");
+}
+
+#[tokio::test]
+async fn the_end_of_a_sale_that_the_door_learns_before_its_mark_reads_sold_out() {
+    let bench = bench(|campaign| campaign.closes_at = NOW.plus_seconds(5));
+    assert_eq!(bench.send(CLAIM).await["type"], "claim.accepted");
+    bench.ledger.mark_sold(&bench.campaign).await.unwrap();
+    bench.clock.advance_millis(5000);
+    assert_eq!(bench.send(CLAIM).await["outcome"], "sold_out");
+}
+
+#[tokio::test]
+async fn a_campaign_that_the_directory_dropped_after_its_end_still_answers_its_winner() {
+    let bench = bench(|_| {});
+    let coupon = bench.issue("claim-1").await;
+    bench.clock.advance_millis(2 * 86_400_000);
+    bench.store.publish(bench.clock.now(), Vec::new());
+    for event in [CLAIM, RESULT] {
+        let answer = bench.send(event).await;
+        assert_eq!(answer["outcome"], "issued", "{answer}");
+        assert_eq!(answer["coupon"]["code"], coupon.code);
+    }
+    let answer = bench.send(&CLAIM.replace("acme", "other")).await;
+    assert_eq!(answer["outcome"], "unknown_campaign");
+}
+
+#[tokio::test]
+async fn a_young_campaign_that_is_absent_is_looked_for_once() {
+    let bench = bench(|_| {});
+    bench.store.publish(NOW.plus_seconds(-60), Vec::new());
+    let young = CampaignId::mint(NOW, 7);
+    let event = CLAIM.replace(bench.campaign.campaign_id.as_str(), young.as_str());
+    for _ in 0..5 {
+        assert_eq!(bench.send(&event).await["outcome"], "unknown_campaign");
+    }
+    assert_eq!(bench.store.record_reads(), 1);
 }
 
 #[tokio::test]
