@@ -5,8 +5,8 @@ use thiserror::Error;
 
 use crate::ids::harmless;
 use crate::{
-    CampaignId, ClaimId, ConnectionId, Coupon, InvalidValue, PartnerId, Timestamp, TraceHeader,
-    UserId,
+    CampaignId, ClaimId, ConnectionId, Coupon, InvalidValue, PartnerId, RETENTION_SECONDS,
+    Timestamp, TraceHeader, UserId,
 };
 
 /// The only version of the claim message.
@@ -17,6 +17,13 @@ pub const MAX_CLAIM_MESSAGE_BYTES: usize = 8 * 1024;
 
 /// How far a claim's own time may run ahead of the queue's, in milliseconds; beyond it, the claim is `rejected`.
 pub const MAX_AHEAD_MILLIS: i64 = 60_000;
+
+/// How long the queues of claims keep a message, in seconds (template.yaml).
+const QUEUE_RETENTION_SECONDS: i64 = 4 * 86_400;
+
+/// How far a claim's own time may lie behind the queue's, in seconds; from there on, the coupon that its user has won by
+/// then may be forgotten ([`RETENTION_SECONDS`]) before the message is decided, and the claim is `rejected`.
+pub const MAX_BEHIND_SECONDS: i64 = RETENTION_SECONDS - QUEUE_RETENTION_SECONDS;
 
 /// The one final answer to a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -35,7 +42,7 @@ pub enum Outcome {
     Closed,
     /// There is no such campaign for this partner.
     UnknownCampaign,
-    /// The claim can never be stored, such as one from the future.
+    /// The claim can never be stored, such as one whose own time lies ahead of the queue's, or months behind it.
     Rejected,
 }
 
@@ -107,6 +114,11 @@ impl Claim {
     /// Whether the claim's own time is too far ahead of the queue's to be true.
     pub fn is_from_the_future(&self) -> bool {
         self.requested_at.millis_since(self.sent_at) > MAX_AHEAD_MILLIS
+    }
+
+    /// Whether the claim is from so long before its message that what answers it may be forgotten.
+    pub fn is_from_long_ago(&self) -> bool {
+        self.sent_at >= self.requested_at.plus_seconds(MAX_BEHIND_SECONDS)
     }
 }
 
@@ -243,6 +255,17 @@ mod tests {
         };
         assert!(!claim("1970-01-01T00:01:00Z").is_from_the_future());
         assert!(claim("1970-01-01T00:01:00.001Z").is_from_the_future());
+    }
+
+    #[test]
+    fn a_claim_whose_coupon_may_be_forgotten_while_it_waits_is_from_long_ago() {
+        let sent = |millis: i64| {
+            let message = body(r#","requestedAt":"1970-01-01T00:00:00Z""#);
+            ClaimMessage::parse(&message, Timestamp::from_millis(millis)).unwrap()
+        };
+        let limit = 86 * 86_400_000;
+        assert!(!sent(limit - 1).is_from_long_ago());
+        assert!(sent(limit).is_from_long_ago());
     }
 
     #[test]

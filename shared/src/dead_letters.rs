@@ -12,11 +12,9 @@ use thiserror::Error;
 
 use crate::{
     BroadcastJob, CampaignId, Claim, ClaimMessage, ClaimMessageError, DeliveryJob, FrameBody,
-    InvalidValue, PartnerId, REPORT_SECONDS, RETENTION_SECONDS, Timestamp, Topic,
+    InvalidValue, MAX_BEHIND_SECONDS, PartnerId, REPORT_SECONDS, Timestamp, Topic,
 };
 
-/// How long ClaimsQueue keeps a message, in seconds (template.yaml).
-const CLAIMS_RETENTION_SECONDS: i64 = 4 * 86_400;
 /// How long BroadcastQueue keeps a message, in seconds (template.yaml).
 const BROADCAST_RETENTION_SECONDS: i64 = 86_400;
 
@@ -244,8 +242,7 @@ fn replay_claim(claim: &Claim, now: Timestamp) -> Result<Replay, ReplayRefusal> 
         return Err(ReplayRefusal::FromTheFuture { ahead_millis });
     }
     // Coupons stand until RETENTION_SECONDS after their campaign's end at least, and a claim inside the window is older.
-    let kept = RETENTION_SECONDS - CLAIMS_RETENTION_SECONDS;
-    refuse_after(kept, claim.requested_at, now)?;
+    refuse_after(MAX_BEHIND_SECONDS, claim.requested_at, now)?;
     let body = serde_json::to_string(&ClaimMessage::from(claim))
         .map_err(|error| ReplayRefusal::Unparseable(error.to_string()))?;
     Ok(Replay {
@@ -447,7 +444,7 @@ mod tests {
 
     #[test]
     fn a_claim_is_sent_again_only_while_every_coupon_of_its_campaign_still_stands() {
-        let kept = RETENTION_SECONDS - CLAIMS_RETENTION_SECONDS;
+        let kept = MAX_BEHIND_SECONDS;
         assert!(claim(json!({})).replay(SENT.plus_seconds(kept - 1)).is_ok());
         assert_eq!(
             claim(json!({})).replay(SENT.plus_seconds(kept)),

@@ -245,7 +245,7 @@ fn wishes<'a>(
 
 /// What the claim's own time says against it, whatever the stock.
 fn refusal_by_time(campaign: &Campaign, claim: &Claim) -> Option<Outcome> {
-    if claim.is_from_the_future() {
+    if claim.is_from_the_future() || claim.is_from_long_ago() {
         Some(Outcome::Rejected)
     } else {
         campaign.refusal_at(claim.requested_at)

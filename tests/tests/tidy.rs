@@ -131,8 +131,10 @@ fn every_variable_a_function_reads_is_set_and_no_other() {
 
 #[test]
 fn a_batch_of_claims_fills_its_transactions() {
-    let size = resources()["ClaimsEventSource"]["Properties"]["BatchSize"].as_u64();
-    assert_eq!(size.unwrap() % firstcome_core::MAX_CHUNK as u64, 0);
+    for source in ["ClaimsEventSource", "PriorityClaimsEventSource"] {
+        let size = resources()[source]["Properties"]["BatchSize"].as_u64();
+        assert_eq!(size.unwrap() % firstcome_core::MAX_CHUNK as u64, 0);
+    }
 }
 
 /// Logical id → its properties, for those that tell somebody.
@@ -209,6 +211,17 @@ fn a_worker_knows_its_last_try_by_what_the_queue_allows() {
         let line = format!("const MAX_RECEIVES: u32 = {};", allowed.as_u64().unwrap());
         let code = read(&format!("functions/{function}/src/handler.rs"));
         assert!(code.contains(&line), "{function}: {line}");
+    }
+}
+
+#[test]
+fn the_domain_knows_how_long_a_claim_may_wait() {
+    let queues = of_type("AWS::SQS::Queue");
+    for queue in ["ClaimsQueue", "PriorityClaimsQueue"] {
+        let kept = queues[queue]["Properties"]["MessageRetentionPeriod"].as_i64();
+        let days = kept.unwrap() / 86_400;
+        let line = format!("const QUEUE_RETENTION_SECONDS: i64 = {days} * 86_400;");
+        assert!(read("shared/src/claim.rs").contains(&line), "{line}");
     }
 }
 

@@ -251,17 +251,23 @@ async fn a_claims_own_time_is_judged_against_the_window() {
         requested_at: NOW.plus_seconds(61),
         ..claim(&campaign, "future", "c")
     };
+    let long_ago = Claim {
+        sent_at: NOW.plus_seconds(crate::MAX_BEHIND_SECONDS),
+        ..claim(&campaign, "long-ago", "c")
+    };
     let batch = [
         at("early", NOW.plus_seconds(-1)),
         at("late", campaign.closes_at),
         at("in", NOW),
         future,
+        long_ago,
     ];
     let outcomes = decide(&issuer(&ledger), &batch).await;
     let expected = [
         Outcome::NotOpen,
         Outcome::Closed,
         Outcome::Issued,
+        Outcome::Rejected,
         Outcome::Rejected,
     ]
     .map(Some);
