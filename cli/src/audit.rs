@@ -167,7 +167,7 @@ mod tests {
             coupon_ttl_seconds: None,
             benefit: None,
             shards: None,
-            priority: false,
+            priority: None,
         };
         let (id, partner) = (
             CampaignId::mint(created_at, 1),

@@ -117,10 +117,10 @@ pub struct NewCampaign {
     )]
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = MAX_SHARDS)))]
     pub shards: Option<u16>,
-    /// Whether its claims wait in a queue of their own, with workers of their own, beside what all other campaigns share.
-    /// Default: no.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub priority: bool,
+    /// Whether its claims wait in a queue of their own, with a few workers of their own, beside what all other campaigns
+    /// share. Default: no.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<bool>,
 }
 
 impl NewCampaign {
@@ -178,7 +178,7 @@ impl NewCampaign {
             coupon_ttl_seconds,
             benefit: self.benefit,
             shards,
-            priority: self.priority,
+            priority: self.priority.unwrap_or_default(),
             created_at: now,
             closed_at: None,
         })
@@ -258,7 +258,7 @@ mod tests {
             coupon_ttl_seconds: None,
             benefit: None,
             shards: None,
-            priority: false,
+            priority: None,
         };
         let now = Timestamp::from_millis(1_790_000_000_000);
         new.into_campaign(CampaignId::mint(now, 1), PartnerId::new("p").unwrap(), now)

@@ -38,6 +38,7 @@ fn any_json() -> impl Strategy<Value = Value> {
         Just("benefit"),
         Just("shards"),
         Just("couponTtlSeconds"),
+        Just("priority"),
         Just("campaigns"),
         Just("builtAt"),
     ];

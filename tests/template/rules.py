@@ -265,6 +265,8 @@ def deploys_gradually(resources: dict) -> list[str]:
         alarms = group.get("AlarmConfiguration", {}).get("Alarms", [])
         if not alarms or not all(target(alarm["Name"]) in known for alarm in alarms):
             complaints.append(f"{name}: no alarm stops it")
+        if len(alarms) > 10:
+            complaints.append(f"{name}: {len(alarms)} alarms stop it; CodeDeploy takes 10")
     return complaints
 
 

@@ -141,6 +141,11 @@ BROKEN = {
     "no point-in-time recovery": (set_at(None, "CouponsTable", "Properties", "PointInTimeRecoverySpecification"), rules.tables_last, "no point-in-time recovery"),
     "a function that moves at once": (set_at({"Enabled": False}, "IssueFunction", "Properties", "DeploymentPreference"), rules.deploys_gradually, "IssueFunctionAliaslive moves at once"),
     "a deploy that no alarm stops": (lambda template: template["Globals"]["Function"]["DeploymentPreference"].pop("Alarms"), rules.deploys_gradually, "no alarm stops it"),
+    "an eleventh alarm that stops a deploy": (
+        lambda template: template["Globals"]["Function"]["DeploymentPreference"]["Alarms"]["Fn::If"][1].append({"Ref": "SnapshotOldAlarm"}),
+        rules.deploys_gradually,
+        "CodeDeploy takes 10",
+    ),
     "a table that can be deleted": (set_at(None, "PartnersTable", "Properties", "DeletionProtectionEnabled"), rules.tables_protected, "PartnersTable can be deleted"),
 }
 

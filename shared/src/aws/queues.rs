@@ -260,7 +260,9 @@ mod tests {
         ] {
             let request = sent(None, priority).await;
             assert_eq!(request["QueueUrl"], url);
-            assert!(request["MessageGroupId"].is_string());
+            let body: Value =
+                serde_json::from_str(request["MessageBody"].as_str().unwrap()).unwrap();
+            assert_eq!(request["MessageGroupId"], body["campaignId"]);
         }
     }
 

@@ -55,13 +55,13 @@ async fn a_campaign_reads_back_as_created() {
     let partner = stack.partner().await;
     let body = json!({
         "title": "선착순", "total": 7, "opensAt": "2030-01-01T00:00:00Z", "closesAt": "2030-01-02T00:00:00Z",
-        "couponTtlSeconds": 3600, "benefit": {"percent": 10},
+        "couponTtlSeconds": 3600, "benefit": {"percent": 10}, "priority": true,
     });
     let created = partner
         .post_once("/v1/campaigns", body.clone(), "once")
         .await
         .expect(201);
-    for field in ["title", "total", "couponTtlSeconds", "benefit"] {
+    for field in ["title", "total", "couponTtlSeconds", "benefit", "priority"] {
         assert_eq!(created[field], body[field], "{field}");
     }
     let instant = |text: &serde_json::Value| Timestamp::parse(text.as_str().unwrap()).unwrap();
@@ -81,6 +81,7 @@ async fn a_campaign_reads_back_as_created() {
         (&read["title"], &read["total"], &read["phase"]),
         (&body["title"], &json!(7), &json!("scheduled"))
     );
+    assert_eq!(read["priority"], true);
     let listed = partner.get("/v1/campaigns").await.expect(200);
     assert_eq!(listed["campaigns"].as_array().unwrap().len(), 1);
     assert_eq!(listed["campaigns"][0]["campaignId"], id);
