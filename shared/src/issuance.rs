@@ -12,6 +12,7 @@ use crate::{
     Campaign, CampaignId, CampaignRecords, Claim, Clock, CouponLedger, Entropy, Outcome, PortError,
     StockCounters, Timestamp, UserId, Verdict,
 };
+pub use sale::LOOK_UP_GRACE;
 use sale::{EmptyShards, Sale, Tally};
 
 /// Campaigns of one batch that are decided at once; fair queues make more than a few rare.

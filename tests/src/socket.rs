@@ -76,6 +76,7 @@ impl Socket {
                     self.send(frame.to_string()).await;
                 }
                 Some(heard) if is_answer(&heard) => return heard,
+                Some(heard) if heard["code"] == "malformed" => panic!("{what}: {frame}: {heard}"),
                 Some(heard) => {
                     seen.push(heard.to_string());
                     self.unread.push_back(heard);

@@ -7,11 +7,12 @@ use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMe
 use firstcome_core::{
     Answer, BroadcastOutbox, CampaignRecords, Claim, ClaimMessage, ClaimMessageError, ClaimReturns,
     Clock, CouponLedger, Decisions, DeliveryJob, DeliveryOutbox, Entropy, InvalidValue, Issuer,
-    MAX_ANSWERS_PER_JOB, MAX_JOB_BYTES, Outcome, ServerFrame, SoldMarks, StockCounters, StockNews,
-    StockTicks, Timestamp, TraceHeader, Verdict, claim_list, metric::Metric,
+    LOOK_UP_GRACE, MAX_ANSWERS_PER_JOB, MAX_JOB_BYTES, Outcome, PortError, ServerFrame, SoldMarks,
+    StockCounters, StockNews, StockTicks, Timestamp, TraceHeader, Verdict, claim_list,
+    metric::Metric,
 };
 use lambda_runtime::{Context, tracing};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::measure;
 
@@ -20,6 +21,18 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Kept back from the invocation's time, to send answers and return what is undecided.
 const RESERVE: Duration = Duration::from_millis(2500);
+/// So long after the deadline, and after the last look-up, the sold marks have to stand,
+const MARKED_BY: Duration = Duration::from_millis(1300);
+/// … the answers have to be in DeliveriesQueue,
+const ANSWERED_BY: Duration = Duration::from_millis(1900);
+/// … and everything else is given up, so that the invocation ends by itself: one that is cut off has answered nobody.
+const ENDED_BY: Duration = Duration::from_millis(2300);
+const _: () = {
+    assert!(LOOK_UP_GRACE.as_millis() < MARKED_BY.as_millis());
+    assert!(MARKED_BY.as_millis() < ANSWERED_BY.as_millis());
+    assert!(ANSWERED_BY.as_millis() < ENDED_BY.as_millis());
+    assert!(ENDED_BY.as_millis() < RESERVE.as_millis());
+};
 
 /// An undecided claim comes back after a random time of up to so many seconds, at first; from its third visit on the bound
 /// doubles each time, so that the ten receives of template.yaml outlast minutes of trouble and not seconds.
@@ -82,13 +95,21 @@ where
             .map(|received| received.claim.clone())
             .collect();
         let mut decisions = self.issuer.decide(&claims, deadline).await;
-        self.mark(&claims, &mut decisions).await;
+        self.mark(&claims, &mut decisions, deadline + MARKED_BY)
+            .await;
 
         let undecided = undecided(&received, &decisions);
-        let unanswered = self.answer(&received, &decisions).await;
+        let unanswered = self
+            .answer(&received, &decisions, deadline + ANSWERED_BY)
+            .await;
         let returns = [poison.as_slice(), &undecided, &unanswered].concat();
-        self.tell(&decisions).await;
-        self.come_back(&returns).await;
+        self.come_back(&returns, deadline + ENDED_BY).await;
+        if timeout_at(deadline + ENDED_BY, self.tell(&decisions))
+            .await
+            .is_err()
+        {
+            tracing::warn!("out of time: stock not told");
+        }
         let list = |outcome| claims_answered(outcome, &claims, &decisions);
         tracing::info!(
             claims = claims.len(),
@@ -121,10 +142,11 @@ where
 
     /// Sets the sold marks before anybody is told `sold_out`, so that the answer can be asked for again. Where the mark could
     /// not be set, those claims are undecided after all.
-    async fn mark(&self, claims: &[Claim], decisions: &mut Decisions) {
+    async fn mark(&self, claims: &[Claim], decisions: &mut Decisions, until: Instant) {
         for campaign in &decisions.sold_out {
             let id = &campaign.campaign_id;
-            if let Err(error) = self.news.mark_sold_out(campaign).await {
+            let marked = in_time(until, self.news.mark_sold_out(campaign));
+            if let Err(error) = marked.await {
                 tracing::warn!(campaign.id = %id, error = &error as &dyn std::error::Error, "sold out not marked");
                 let mut pairs = claims.iter().zip(&mut decisions.verdicts);
                 for (_, verdict) in pairs.by_ref().filter(|(claim, _)| claim.campaign_id == *id) {
@@ -136,10 +158,15 @@ where
 
     /// Makes the answers durable: once its job is in DeliveriesQueue, a claim needs no second visit here. Those whose
     /// job could not be sent come again; the replay rule gives them the same answer.
-    async fn answer<'a>(&self, received: &[Received<'a>], decisions: &Decisions) -> Returns<'a> {
+    async fn answer<'a>(
+        &self,
+        received: &[Received<'a>],
+        decisions: &Decisions,
+        until: Instant,
+    ) -> Returns<'a> {
         let mut unanswered = Vec::new();
         for (messages, job) in jobs(answers(received, decisions)) {
-            if let Err(error) = self.deliveries.deliver(&job).await {
+            if let Err(error) = in_time(until, self.deliveries.deliver(&job)).await {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     answers = messages.len(),
@@ -167,7 +194,7 @@ where
     }
 
     /// Hurries the return of what stays in the queue; the queue's own visibility time-out covers a failure.
-    async fn come_back(&self, returns: &Returns<'_>) {
+    async fn come_back(&self, returns: &Returns<'_>, until: Instant) {
         let receipt = |(message, seconds): &(&SqsMessage, u16)| {
             Some((message.receipt_handle.clone()?, *seconds))
         };
@@ -180,13 +207,22 @@ where
             .iter()
             .find_map(|(message, _)| message.event_source_arn.as_deref());
         let returns = self.returns.come_back(queue.unwrap_or_default(), &receipts);
-        if let Err(error) = returns.await {
+        if let Err(error) = in_time(until, returns).await {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "return of claims not hurried"
             );
         }
     }
+}
+
+/// What the call comes to, or that it took too long.
+async fn in_time<T>(
+    until: Instant,
+    call: impl Future<Output = Result<T, PortError>>,
+) -> Result<T, PortError> {
+    let late = |elapsed| Err(PortError::retry("end before the invocation does", elapsed));
+    timeout_at(until, call).await.unwrap_or_else(late)
 }
 
 /// Reads every message by itself. What is no claim comes back at once, until the queue's receive count sends it to the

@@ -13,12 +13,9 @@ use super::error::port_error;
 use super::item::{Item, key, number, read, ttl};
 use super::{Aws, batch};
 use crate::{
-    Campaign, CampaignId, CampaignRecords, FIRST_PACE_SECONDS, Mark, PortError, SoldMarks,
-    StockCounters, StockShard, StockTicks, Timestamp,
+    Campaign, CampaignId, CampaignRecords, FIRST_PACE_SECONDS, Mark, PortError, RETENTION_SECONDS,
+    SoldMarks, StockCounters, StockShard, StockTicks, Timestamp,
 };
-
-/// A mark of a finished campaign is kept as long after its end, in seconds (30 days).
-const MARK_RETENTION_SECONDS: i64 = 30 * 86_400;
 
 /// The key of a campaign's record.
 pub(crate) fn campaign_key(id: &CampaignId) -> Item {
@@ -126,7 +123,7 @@ impl SoldMarks for DynamoCampaigns {
         let mut item = key("SOLD", campaign.campaign_id.as_str());
         item.insert(
             "ttl".into(),
-            ttl(campaign.closes_at.plus_seconds(MARK_RETENTION_SECONDS)),
+            ttl(campaign.closes_at.plus_seconds(RETENTION_SECONDS)),
         );
         let put = self
             .client

@@ -32,6 +32,16 @@ struct Manifest {
     parts: usize,
 }
 
+/// Which items of a partition are read.
+#[derive(Clone, Copy)]
+enum SortKeys<'a> {
+    All,
+    /// Those that begin with this.
+    Under(&'a str),
+    /// This one and those after it.
+    From(&'a str),
+}
+
 /// Snapshots in DynamoDB: read by the doors, written by `refresh`.
 #[derive(Clone, Debug)]
 pub struct DynamoSnapshots {
@@ -55,7 +65,7 @@ impl DynamoSnapshots {
         &self,
         operation: &'static str,
         pk: String,
-        prefix: &str,
+        keys: SortKeys<'_>,
         consistent: bool,
     ) -> Result<Vec<Item>, PortError> {
         let mut request = self
@@ -64,12 +74,14 @@ impl DynamoSnapshots {
             .table_name(&self.table)
             .consistent_read(consistent);
         request = request.expression_attribute_values(":pk", text(pk));
-        request = if prefix.is_empty() {
-            request.key_condition_expression("pk = :pk")
-        } else {
-            let by_prefix =
-                request.key_condition_expression("pk = :pk AND begins_with(sk, :prefix)");
-            by_prefix.expression_attribute_values(":prefix", text(prefix))
+        request = match keys {
+            SortKeys::All => request.key_condition_expression("pk = :pk"),
+            SortKeys::Under(prefix) => request
+                .key_condition_expression("pk = :pk AND begins_with(sk, :sk)")
+                .expression_attribute_values(":sk", text(prefix)),
+            SortKeys::From(first) => request
+                .key_condition_expression("pk = :pk AND sk >= :sk")
+                .expression_attribute_values(":sk", text(first)),
         };
         let pages = request.into_paginator().items().send();
         pages
@@ -92,7 +104,12 @@ impl DynamoSnapshots {
         };
         let manifest: Manifest = read(OPERATION, item)?;
         let parts = self
-            .query(OPERATION, pk, &part_prefix(manifest.version), true)
+            .query(
+                OPERATION,
+                pk,
+                SortKeys::Under(&part_prefix(manifest.version)),
+                true,
+            )
             .await?;
         if parts.len() != manifest.parts {
             return Err(PortError::retry(OPERATION, "a part is missing"));
@@ -189,14 +206,26 @@ fn parts(campaigns: &[Campaign]) -> Result<Vec<String>, PortError> {
 impl Snapshots for DynamoSnapshots {
     async fn index(&self) -> Result<CampaignIndex, PortError> {
         let snapshot = self.snapshot(fastrand::u16(0..REPLICAS)).await?;
-        Ok(CampaignIndex::new(snapshot, self.sold_marks(false).await?))
+        let campaigns = snapshot.iter().flat_map(|snapshot| &snapshot.campaigns);
+        let oldest = campaigns
+            .map(|campaign| campaign.campaign_id.as_str())
+            .min();
+        // Ids are in the order of their birth: what the snapshot does not hold is younger, or its sale has ended.
+        let sold = self
+            .sold_marks(oldest.map_or(SortKeys::All, SortKeys::From), false)
+            .await?;
+        Ok(CampaignIndex::new(snapshot, sold))
     }
 }
 
 impl DynamoSnapshots {
-    async fn sold_marks(&self, consistent: bool) -> Result<HashSet<CampaignId>, PortError> {
+    async fn sold_marks(
+        &self,
+        campaigns: SortKeys<'_>,
+        consistent: bool,
+    ) -> Result<HashSet<CampaignId>, PortError> {
         let items = self
-            .query("read the sold marks", "SOLD".into(), "", consistent)
+            .query("read the sold marks", "SOLD".into(), campaigns, consistent)
             .await?;
         Ok(items.iter().filter_map(sort_key).collect())
     }
@@ -225,14 +254,19 @@ impl StockCounters for DynamoSnapshots {
 impl LiveCampaigns for DynamoSnapshots {
     async fn live(&self) -> Result<Vec<Campaign>, PortError> {
         let items = self
-            .query("read the live campaigns", "LIVE".into(), "", true)
+            .query(
+                "read the live campaigns",
+                "LIVE".into(),
+                SortKeys::All,
+                true,
+            )
             .await?;
         let ids: Vec<CampaignId> = items.iter().filter_map(sort_key).collect();
         self.campaigns.find_all(&ids).await
     }
 
     async fn sold(&self) -> Result<HashSet<CampaignId>, PortError> {
-        self.sold_marks(true).await
+        self.sold_marks(SortKeys::All, true).await
     }
 
     async fn retire(&self, id: &CampaignId) -> Result<(), PortError> {
@@ -288,7 +322,39 @@ impl AnnouncementRecords for DynamoSnapshots {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::aws::replay::{replay, requests};
+
+    #[tokio::test]
+    async fn doors_read_no_marks_of_sales_that_ended_before_the_oldest_they_hold() {
+        let now = Timestamp::from_millis(1_790_000_000_000);
+        let born = |seconds: i64| Campaign {
+            campaign_id: CampaignId::mint(now.plus_seconds(seconds), 1),
+            ..crate::memory::sample_campaign(10, now)
+        };
+        let (older, younger) = (born(1), born(2));
+        let campaigns = serde_json::to_string(&[&younger, &older]).unwrap();
+        let manifest = json!({
+            "version": {"N": "1"}, "builtAt": {"S": now.to_string()}, "parts": {"N": "1"},
+        });
+        let part = json!({"campaigns": {"S": campaigns}});
+        let mark = json!({"sk": {"S": younger.campaign_id.as_str()}});
+        let (aws, http) = replay(&[
+            (200, json!({ "Item": manifest })),
+            (200, json!({"Items": [part], "Count": 1})),
+            (200, json!({"Items": [mark], "Count": 1})),
+        ]);
+        let store = DynamoSnapshots::new(&aws, "campaigns".into());
+        let index = store.index().await.unwrap();
+        assert_eq!(index.sold, HashSet::from([younger.campaign_id]));
+        assert_eq!(index.campaigns.len(), 2);
+        let (_, marks) = &requests(&http)[2];
+        assert_eq!(marks["KeyConditionExpression"], "pk = :pk AND sk >= :sk");
+        let values = json!({":pk": {"S": "SOLD"}, ":sk": {"S": older.campaign_id.as_str()}});
+        assert_eq!(marks["ExpressionAttributeValues"], values);
+    }
 
     #[test]
     fn parts_hold_every_campaign_once_and_stay_small() {

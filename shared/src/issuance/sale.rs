@@ -30,7 +30,7 @@ const BACKOFF_BASE: Duration = Duration::from_millis(20);
 /// See [`BACKOFF_BASE`].
 const BACKOFF_CAP: Duration = Duration::from_millis(500);
 /// How long after the deadline the users of a chunk of unknown outcome may still be looked up.
-const LOOK_UP_GRACE: Duration = Duration::from_millis(800);
+pub const LOOK_UP_GRACE: Duration = Duration::from_millis(800);
 /// Campaigns whose empty shards are remembered; then it starts anew, at the price of a stock read.
 const CAMPAIGNS_REMEMBERED: usize = 1024;
 

@@ -398,12 +398,39 @@ async fn a_conflict_on_one_coupon_holds_up_nobody_else() {
     ledger.fail_next([Fault::CouponBusy(3)]);
     let outcomes = decide(&issuer(&ledger), &claims(&campaign, 0..50)).await;
     assert_eq!(count(&outcomes, Outcome::Issued), 50);
+    let sizes: Vec<_> = ledger.asked().into_iter().map(|(_, size)| size).collect();
     assert_eq!(
-        ledger.issue_calls(),
-        3,
+        sizes,
+        [50, 49, 1],
         "refused, the rest at once, the one later"
     );
     assert_books(&ledger, &campaign, 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nothing_else_explains_is_laid_to_the_shard_and_others_come_first() {
+    for (fault, laid_to_the_shard) in [
+        (Fault::StockBusy, true),
+        (Fault::Throttled, true),
+        (Fault::Unexplained, true),
+        (Fault::CouponBusy(0), false),
+        (Fault::CouponInvalid(0), false),
+    ] {
+        let mut same = 0;
+        for seed in 0..20 {
+            let (ledger, mut campaign) = (MemoryLedger::default(), sample_campaign(100, NOW));
+            campaign.shards = 4;
+            ledger.add(&campaign);
+            ledger.fail_next([fault.clone()]);
+            let entropy = MemoryEntropy::seeded(seed);
+            let clock = MemoryClock::at(NOW);
+            let issuer = Issuer::new(ledger.clone(), ledger.clone(), clock, entropy);
+            decide(&issuer, &claims(&campaign, 0..2)).await;
+            let asked = ledger.asked();
+            same += usize::from(asked[0].0 == asked[1].0);
+        }
+        assert_eq!(same == 0, laid_to_the_shard, "{fault:?}: {same} of 20");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -500,6 +527,19 @@ async fn a_deadline_that_has_come_sends_nothing() {
         .await;
     assert_eq!(decisions.verdicts, [None, None, None]);
     assert_eq!((ledger.issue_calls(), decisions.transactions), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_up_that_takes_too_long_is_given_up() {
+    let (ledger, campaign) = open(10);
+    ledger.fail_next([Fault::Hangs]);
+    ledger.reads_take(Duration::from_secs(5));
+    let (started, deadline) = (Instant::now(), Duration::from_secs(6));
+    let decisions = issuer(&ledger)
+        .decide(&claims(&campaign, 0..3), started + deadline)
+        .await;
+    assert_eq!(decisions.verdicts, [None, None, None]);
+    assert_eq!(started.elapsed(), deadline + LOOK_UP_GRACE);
 }
 
 #[tokio::test(start_paused = true)]

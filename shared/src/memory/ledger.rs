@@ -49,7 +49,7 @@ struct State {
     applied: HashMap<u128, Vec<Chunk>>,
     faults: VecDeque<Fault>,
     busy_confirmations: usize,
-    issue_calls: usize,
+    asked: Vec<(u16, usize)>,
     stock_reads: usize,
     failing: bool,
     failing_marks: bool,
@@ -132,7 +132,12 @@ impl MemoryLedger {
 
     /// How often [`CouponLedger::issue`] was called.
     pub fn issue_calls(&self) -> usize {
-        self.state().issue_calls
+        self.state().asked.len()
+    }
+
+    /// The shard and the size of each of those chunks.
+    pub fn asked(&self) -> Vec<(u16, usize)> {
+        self.state().asked.clone()
     }
 
     /// How often the stock was read.
@@ -320,7 +325,7 @@ impl CouponLedger for MemoryLedger {
         self.check("issue the coupons")?;
         let fault = {
             let mut state = self.state();
-            state.issue_calls += 1;
+            state.asked.push((chunk.shard, chunk.coupons.len()));
             state.faults.pop_front()
         };
         if fault == Some(Fault::Hangs) {

@@ -1,5 +1,6 @@
 //! Queues that remember what was sent, clocks that stand still, and randomness that repeats.
 
+use std::future::pending;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,6 +17,7 @@ struct Sent {
     returns: Vec<(String, u16)>,
     returned_to: Vec<String>,
     failing: bool,
+    hanging: Option<&'static str>,
 }
 
 /// All three queues; clones share them.
@@ -30,6 +32,11 @@ impl MemoryOutbox {
     /// From now on (or no more) every send fails.
     pub fn fail(&self, failing: bool) {
         self.with(|sent| sent.failing = failing);
+    }
+
+    /// From now on this operation never ends.
+    pub fn hang(&self, operation: &'static str) {
+        self.with(|sent| sent.hanging = Some(operation));
     }
 
     /// The claims sent so far.
@@ -57,7 +64,14 @@ impl MemoryOutbox {
         self.with(|sent| sent.returned_to.clone())
     }
 
-    fn send(&self, operation: &'static str, put: impl FnOnce(&mut Sent)) -> Result<(), PortError> {
+    async fn send(
+        &self,
+        operation: &'static str,
+        put: impl FnOnce(&mut Sent),
+    ) -> Result<(), PortError> {
+        if self.with(|sent| sent.hanging == Some(operation)) {
+            return pending().await;
+        }
         self.with(|sent| {
             if sent.failing {
                 return Err(PortError::retry(operation, "told to fail"));
@@ -71,12 +85,14 @@ impl MemoryOutbox {
 impl ClaimOutbox for MemoryOutbox {
     async fn enqueue(&self, claim: &Claim, _: &Campaign) -> Result<(), PortError> {
         self.send("send the claim", |sent| sent.claims.push(claim.clone()))
+            .await
     }
 }
 
 impl DeliveryOutbox for MemoryOutbox {
     async fn deliver(&self, job: &DeliveryJob) -> Result<(), PortError> {
         self.send("send the answers", |sent| sent.deliveries.push(job.clone()))
+            .await
     }
 }
 
@@ -85,6 +101,7 @@ impl BroadcastOutbox for MemoryOutbox {
         self.send("send the broadcast jobs", |sent| {
             sent.broadcasts.extend_from_slice(jobs)
         })
+        .await
     }
 }
 
@@ -94,6 +111,7 @@ impl ClaimReturns for MemoryOutbox {
             sent.returned_to.push(queue_arn.to_owned());
             sent.returns.extend_from_slice(returns)
         })
+        .await
     }
 }
 

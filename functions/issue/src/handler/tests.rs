@@ -151,6 +151,28 @@ async fn claims_whose_answers_could_not_be_sent_come_again_to_the_same_answer() 
     assert_eq!(bench.outcomes(), [Outcome::Issued, Outcome::Issued]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_hangs_cuts_no_invocation_off() {
+    for (operation, come_again, answers) in [
+        ("send the answers", 2, 0),
+        ("send the broadcast jobs", 0, 2),
+        ("set when claims come back", 0, 2),
+    ] {
+        let bench = bench(10);
+        bench.outbox.hang(operation);
+        let began = Instant::now();
+        assert_eq!(bench.handle(CLAIMS).await.len(), come_again, "{operation}");
+        assert_eq!(bench.outcomes().len(), answers, "{operation}");
+        assert!(began.elapsed() < Duration::from_secs(7) + RESERVE);
+    }
+    let bench = bench(10);
+    bench.outbox.hang("set when claims come back");
+    bench.ledger.fail(true);
+    let began = Instant::now();
+    assert_eq!(bench.handle(CLAIMS).await.len(), 3, "the queue knows when");
+    assert!(began.elapsed() < Duration::from_secs(7) + RESERVE);
+}
+
 /// A message on its so manyth visit.
 fn on_visit(visits: u32) -> SqsMessage {
     let mut message = SqsMessage::default();
