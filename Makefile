@@ -10,7 +10,7 @@ export LOCAL_PORT AUTH
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
-.PHONY: demo test up down outputs env watch metrics bench simulate model chaos contracts help
+.PHONY: demo test up down outputs env watch metrics bench simulate model chaos mutants contracts help
 
 demo: up ## One flash sale on this machine: USERS=1000 STOCK=300
 	@eval "$$(tools/stack env)" && cargo run -q -p firstcome-cli -- sale --users $(USERS) --stock $(STOCK)
@@ -50,6 +50,9 @@ chaos: USERS = 500
 chaos: STOCK = 200
 chaos: ## Flash sales under faults and kill -9, all exact: RUNS=3 USERS=500 STOCK=200
 	@tools/chaos --runs $(RUNS) --users $(USERS) --stock $(STOCK)
+
+mutants: ## The issuance path broken in every small way; a test must notice (about two hours)
+	@tools/mutants
 
 contracts: ## Writes schemas/ and the OpenAPI document anew from the types
 	@WRITE_CONTRACTS=1 cargo test -q -p firstcome-core --test schemas the_files
