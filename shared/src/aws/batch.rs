@@ -60,3 +60,48 @@ async fn get_page(
     }
     Err(PortError::retry(operation, "keys left unprocessed"))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::item::key;
+    use super::*;
+    use crate::aws::replay::{replay, requests};
+
+    /// The answer that holds these items and leaves these unprocessed.
+    fn answer(found: &[&str], left: &[&str]) -> (u16, Value) {
+        let items = |names: &[&str]| -> Vec<Value> {
+            let item = |name: &&str| json!({"pk": {"S": name}, "sk": {"S": "K"}});
+            names.iter().map(item).collect()
+        };
+        let mut answer = json!({"Responses": {"table": items(found)}});
+        if !left.is_empty() {
+            answer["UnprocessedKeys"] = json!({"table": {"Keys": items(left)}});
+        }
+        (200, answer)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_unprocessed_is_asked_for_again_and_nothing_else() {
+        let (aws, http) = replay(&[answer(&["a"], &["b", "c"]), answer(&["b"], &[])]);
+        let keys = ["a", "b", "c"].map(|name| key(name, "K"));
+        let found = get(&aws.dynamo(), "table", "read", keys.to_vec()).await;
+        assert_eq!(found.unwrap(), [key("a", "K"), key("b", "K")], "c is none");
+        let asked = |request: &(String, Value)| {
+            let keys = request.1["RequestItems"]["table"]["Keys"].as_array();
+            keys.unwrap().len()
+        };
+        let asked: Vec<_> = requests(&http).iter().map(asked).collect();
+        assert_eq!(asked, [3, 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_is_never_taken_for_the_whole() {
+        let (aws, http) = replay(&vec![answer(&["a"], &["b"]); TRIES as usize]);
+        let keys = ["a", "b"].map(|name| key(name, "K"));
+        let found = get(&aws.dynamo(), "table", "read", keys.to_vec()).await;
+        assert_eq!(found.unwrap_err().fate, crate::Fate::Retry);
+        assert_eq!(requests(&http).len(), TRIES as usize);
+    }
+}
