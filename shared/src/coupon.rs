@@ -108,4 +108,21 @@ mod tests {
         assert_eq!(coupon_code([255; 10]), "Z".repeat(16));
         assert_ne!(coupon_code([1; 10]), coupon_code([2; 10]));
     }
+
+    #[test]
+    fn a_coupon_is_remembered_after_its_expiry_and_after_its_campaigns_end() {
+        let campaign = crate::memory::sample_campaign(1, Timestamp::EPOCH);
+        let expiring = |seconds| Coupon {
+            expires_at: campaign.closes_at.plus_seconds(seconds),
+            ..Coupon::sample()
+        };
+        let days_after_the_end = |coupon: &Coupon| {
+            let millis = coupon
+                .forgotten_at(&campaign)
+                .millis_since(campaign.closes_at);
+            millis / 86_400_000
+        };
+        assert_eq!(days_after_the_end(&expiring(-60)), 90);
+        assert_eq!(days_after_the_end(&expiring(10 * 86_400)), 100);
+    }
 }

@@ -242,3 +242,24 @@ impl DynamoCampaigns {
             .return_values(ReturnValue::AllNew)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::aws::replay::{replay, requests};
+    use crate::memory::sample_campaign;
+
+    #[tokio::test]
+    async fn a_sold_mark_stands_as_long_as_the_coupons_may() {
+        let (aws, http) = replay(&[(200, json!({}))]);
+        let campaigns = DynamoCampaigns::new(&aws, "campaigns".into());
+        let campaign = sample_campaign(10, Timestamp::from_millis(1_790_000_000_000));
+        campaigns.mark_sold(&campaign).await.unwrap();
+        let (_, request) = &requests(&http)[0];
+        let until = campaign.closes_at.plus_seconds(RETENTION_SECONDS);
+        let ttl = until.epoch_seconds().to_string();
+        assert_eq!(request["Item"]["ttl"]["N"], ttl);
+    }
+}

@@ -210,3 +210,15 @@ async fn a_coupon_that_is_being_written_is_read_again_after_growing_pauses() {
     assert!(waited > Duration::from_millis(45), "{waited:?}");
     assert!(waited < Duration::from_millis(140), "{waited:?}");
 }
+
+#[tokio::test]
+async fn a_coupon_leaves_the_table_by_itself_once_it_answers_nothing_any_more() {
+    let (aws, client) = replay(&[(200, json!({}))]);
+    let ledger = DynamoLedger::new(&aws, "Coupons".into(), "Campaigns".into());
+    let chunk = chunk(1);
+    ledger.issue(&chunk).await.unwrap();
+    let (_, request) = &requests(&client)[0];
+    let item = &request["TransactItems"][1]["Put"]["Item"];
+    let forgotten = chunk.coupons[0].forgotten_at(&chunk.campaign);
+    assert_eq!(item["ttl"]["N"], forgotten.epoch_seconds().to_string());
+}
