@@ -247,6 +247,8 @@ impl Campaign {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn campaign(total: u32) -> Campaign {
@@ -294,18 +296,75 @@ mod tests {
         );
     }
 
+    /// The field that is named, if any, where these are sent at `1970-01-01T00:00:01Z`.
+    fn refused(fields: serde_json::Value) -> Option<&'static str> {
+        let mut body = json!({"title": "t", "total": 1});
+        for (name, value) in fields.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        let new: NewCampaign = serde_json::from_value(body).unwrap();
+        let (now, partner) = (Timestamp::from_millis(1000), PartnerId::new("p").unwrap());
+        let made = new.into_campaign(CampaignId::mint(now, 1), partner, now);
+        made.err().map(|error| error.field)
+    }
+
     #[test]
     fn a_field_out_of_bounds_is_named() {
-        for (field, value) in [("total", 0), ("shards", 0), ("shards", 65)] {
-            let mut body = serde_json::json!({"title": "t", "total": 1});
-            body[field] = value.into();
-            let new: NewCampaign = serde_json::from_value(body).unwrap();
-            let now = Timestamp::from_millis(0);
-            let error = new
-                .into_campaign(CampaignId::mint(now, 1), PartnerId::new("p").unwrap(), now)
-                .unwrap_err();
-            assert_eq!(error.field, field);
+        for (name, least, most) in [
+            ("total", 1, 10_000_000),
+            ("shards", 1, 64),
+            ("couponTtlSeconds", 1, 5 * 31_536_000),
+        ] {
+            let with = |value: u32| refused(json!({ name: value }));
+            assert_eq!((with(least), with(most)), (None, None), "{name}");
+            let beyond = (with(least - 1), with(most + 1));
+            assert_eq!(beyond, (Some(name), Some(name)));
         }
+        let title = |length| refused(json!({"title": "쿠".repeat(length)}));
+        assert_eq!([title(1), title(128)], [None, None]);
+        assert_eq!([title(0), title(129)], [Some("title"); 2]);
+        let benefit = |bytes: usize| refused(json!({"benefit": "x".repeat(bytes - 2)}));
+        assert_eq!([benefit(256), benefit(257)], [None, Some("benefit")]);
+    }
+
+    #[test]
+    fn a_window_ends_after_it_begins_and_after_this_moment() {
+        let window = |opens: &str, closes: &str| {
+            let at = |time: &str| format!("1970-01-01T00:00:{time}Z");
+            refused(json!({"opensAt": at(opens), "closesAt": at(closes)}))
+        };
+        assert_eq!(window("05", "05.001"), None);
+        assert_eq!(window("05", "05"), Some("closesAt"));
+        assert_eq!(window("05", "04"), Some("closesAt"));
+        assert_eq!(window("00", "01.001"), None, "opened in the past");
+        assert_eq!(window("00", "01"), Some("closesAt"));
+    }
+
+    #[test]
+    fn what_is_not_said_has_its_default() {
+        let open = campaign(1);
+        let days = open.closes_at.millis_since(open.opens_at) / 86_400_000;
+        assert_eq!((days, open.coupon_ttl_seconds), (30, 2_592_000));
+        assert_eq!((open.opens_at, open.priority), (open.created_at, false));
+        let shards = [1, 1000, 1001, 64_000, MAX_TOTAL].map(shards_for);
+        assert_eq!(shards, [1, 1, 2, 64, 64]);
+    }
+
+    #[test]
+    fn a_campaign_is_scheduled_then_open_until_it_is_sold_out_or_over() {
+        let campaign = campaign(1);
+        let before = Timestamp::from_millis(campaign.opens_at.millis() - 1);
+        let at = |now, sold| (campaign.phase(now, sold), campaign.refusal(sold, now));
+        let not_open = Some(Outcome::NotOpen);
+        assert_eq!(at(before, false), (Phase::Scheduled, not_open));
+        assert_eq!(at(before, true), (Phase::Scheduled, not_open));
+        assert_eq!(at(campaign.opens_at, false), (Phase::Open, None));
+        let sold_out = Some(Outcome::SoldOut);
+        assert_eq!(at(campaign.opens_at, true), (Phase::SoldOut, sold_out));
+        let closed = Some(Outcome::Closed);
+        assert_eq!(at(campaign.closes_at, false), (Phase::Closed, closed));
+        assert_eq!(at(campaign.closes_at, true), (Phase::Closed, sold_out));
+        assert_eq!(campaign.ends_at(), campaign.closes_at);
     }
 
     #[test]
