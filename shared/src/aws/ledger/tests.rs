@@ -84,6 +84,17 @@ async fn only_a_success_is_issued_and_only_a_certain_refusal_is_final() {
     assert_eq!(issue(unexplained).await, Ok(ChunkOutcome::Throttled));
 }
 
+#[test]
+fn what_never_left_is_refused_and_what_was_never_answered_is_unknown() {
+    let fate = |error| outcome_of(error).map_err(|error| error.fate);
+    let unknown = Ok(ChunkOutcome::Unknown);
+    assert_eq!(fate(SdkError::timeout_error("late")), unknown);
+    assert_eq!(
+        fate(SdkError::construction_failure("no")),
+        Err(Fate::Reject)
+    );
+}
+
 #[tokio::test]
 async fn the_first_reason_is_the_stocks() {
     let failed = |item: Value| json!({"Code": "ConditionalCheckFailed", "Item": item});
