@@ -53,6 +53,7 @@ struct State {
     stock_reads: usize,
     failing: bool,
     failing_marks: bool,
+    hanging_marks: bool,
     read_time: Duration,
 }
 
@@ -128,6 +129,11 @@ impl MemoryLedger {
     /// From now on (or no more) sold marks cannot be set.
     pub fn fail_marks(&self, failing: bool) {
         self.state().failing_marks = failing;
+    }
+
+    /// From now on setting a sold mark never ends.
+    pub fn hang_marks(&self) {
+        self.state().hanging_marks = true;
     }
 
     /// How often [`CouponLedger::issue`] was called.
@@ -375,6 +381,9 @@ impl SoldMarks for MemoryLedger {
     async fn mark_sold(&self, campaign: &Campaign) -> Result<Mark, PortError> {
         const OPERATION: &str = "mark the campaign sold out";
         self.check(OPERATION)?;
+        if self.state().hanging_marks {
+            return pending().await;
+        }
         if self.state().failing_marks {
             return Err(PortError::retry(OPERATION, "told to fail"));
         }
