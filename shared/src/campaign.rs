@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    CampaignId, InvalidValue, Outcome, PartnerId, Timestamp,
+    CampaignId, InvalidValue, Outcome, PartnerId, RETENTION_SECONDS, Timestamp,
     whole::{optional_whole, whole},
 };
 
@@ -238,6 +238,12 @@ impl Campaign {
         }
     }
 
+    /// When the last of its coupons may be forgotten, had it been issued at the very end.
+    pub fn forgotten_at(&self) -> Timestamp {
+        self.closes_at
+            .plus_seconds(i64::from(self.coupon_ttl_seconds) + RETENTION_SECONDS)
+    }
+
     /// When its claims ended or will end.
     pub fn ends_at(&self) -> Timestamp {
         self.closed_at
@@ -365,6 +371,8 @@ mod tests {
         assert_eq!(at(campaign.closes_at, false), (Phase::Closed, closed));
         assert_eq!(at(campaign.closes_at, true), (Phase::Closed, sold_out));
         assert_eq!(campaign.ends_at(), campaign.closes_at);
+        let days = campaign.forgotten_at().millis_since(campaign.closes_at) / 86_400_000;
+        assert_eq!(days, 30 + 90);
     }
 
     #[test]

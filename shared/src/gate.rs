@@ -247,8 +247,9 @@ where
         }
     }
 
-    /// As [`Self::campaign_of`], of a campaign that the directory dropped after its end: its answers stand for good. One
-    /// too young for that is not looked for a second time, so that an opening rush at a wrong id costs no reads.
+    /// As [`Self::campaign_of`], of a campaign that the directory dropped after its end: what was answered is answered again
+    /// for as long as it is kept. One too young for that is not looked for a second time: the directory bounds the reads of
+    /// an opening rush at a wrong id.
     async fn retired_campaign_of(
         &self,
         caller: &Caller,

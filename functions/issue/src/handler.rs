@@ -5,11 +5,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
 use firstcome_core::{
-    Answer, BroadcastOutbox, CampaignRecords, Claim, ClaimMessage, ClaimMessageError, ClaimReturns,
-    Clock, CouponLedger, Decisions, DeliveryJob, DeliveryOutbox, Entropy, InvalidValue, Issuer,
-    LOOK_UP_GRACE, MAX_ANSWERS_PER_JOB, MAX_JOB_BYTES, Outcome, PortError, ServerFrame, SoldMarks,
-    StockCounters, StockNews, StockTicks, Timestamp, TraceHeader, Verdict, claim_list,
-    metric::Metric,
+    Answer, BroadcastOutbox, Campaign, CampaignRecords, Claim, ClaimMessage, ClaimMessageError,
+    ClaimReturns, Clock, CouponLedger, Decisions, DeliveryJob, DeliveryOutbox, Entropy,
+    InvalidValue, Issuer, LOOK_UP_GRACE, MAX_ANSWERS_PER_JOB, MAX_JOB_BYTES, Outcome, PortError,
+    ServerFrame, SoldMarks, StockCounters, StockNews, StockTicks, Timestamp, TraceHeader, Verdict,
+    claim_list, metric::Metric,
 };
 use lambda_runtime::{Context, tracing};
 use tokio::time::{Instant, timeout_at};
@@ -25,8 +25,10 @@ const RESERVE: Duration = Duration::from_millis(2500);
 const MARKED_BY: Duration = Duration::from_millis(1300);
 /// … the answers have to be in DeliveriesQueue,
 const ANSWERED_BY: Duration = Duration::from_millis(1900);
-/// … and everything else is given up, so that the invocation ends by itself: one that is cut off has answered nobody.
+/// … and everything else is given up, so that the invocation ends by itself: one that is cut off has acknowledged nothing.
 const ENDED_BY: Duration = Duration::from_millis(2300);
+/// How long a batch that is decided and answered waits for its news to be told.
+const NEWS: Duration = Duration::from_secs(3);
 const _: () = {
     assert!(LOOK_UP_GRACE.as_millis() < MARKED_BY.as_millis());
     assert!(MARKED_BY.as_millis() < ANSWERED_BY.as_millis());
@@ -103,12 +105,11 @@ where
             .answer(&received, &decisions, deadline + ANSWERED_BY)
             .await;
         let returns = [poison.as_slice(), &undecided, &unanswered].concat();
-        self.come_back(&returns, deadline + ENDED_BY).await;
-        if timeout_at(deadline + ENDED_BY, self.tell(&decisions))
-            .await
-            .is_err()
-        {
-            tracing::warn!("out of time: stock not told");
+        let end = deadline + ENDED_BY;
+        let news = timeout_at(end.min(Instant::now() + NEWS), self.tell(&decisions));
+        let ((), told) = tokio::join!(self.come_back(&returns, end), news);
+        if told.is_err() {
+            tracing::warn!("out of time: news not told");
         }
         let list = |outcome| claims_answered(outcome, &claims, &decisions);
         tracing::info!(
@@ -141,8 +142,9 @@ where
     }
 
     /// Sets the sold marks before anybody is told `sold_out`, so that the answer can be asked for again. Where the mark could
-    /// not be set, those claims are undecided after all.
+    /// not be set, those claims are undecided after all, and the end is no news yet.
     async fn mark(&self, claims: &[Claim], decisions: &mut Decisions, until: Instant) {
+        let mut unmarked = Vec::new();
         for campaign in &decisions.sold_out {
             let id = &campaign.campaign_id;
             let marked = in_time(until, self.news.mark_sold_out(campaign));
@@ -152,8 +154,11 @@ where
                 for (_, verdict) in pairs.by_ref().filter(|(claim, _)| claim.campaign_id == *id) {
                     verdict.take_if(|v| *v == Verdict::Refused(Outcome::SoldOut));
                 }
+                unmarked.push(id.clone());
             }
         }
+        let marked = |campaign: &Campaign| !unmarked.contains(&campaign.campaign_id);
+        decisions.sold_out.retain(marked);
     }
 
     /// Makes the answers durable: once its job is in DeliveriesQueue, a claim needs no second visit here. Those whose

@@ -13,8 +13,8 @@ use super::error::port_error;
 use super::item::{Item, key, number, read, ttl};
 use super::{Aws, batch};
 use crate::{
-    Campaign, CampaignId, CampaignRecords, FIRST_PACE_SECONDS, Mark, PortError, RETENTION_SECONDS,
-    SoldMarks, StockCounters, StockShard, StockTicks, Timestamp,
+    Campaign, CampaignId, CampaignRecords, FIRST_PACE_SECONDS, Mark, PortError, SoldMarks,
+    StockCounters, StockShard, StockTicks, Timestamp,
 };
 
 /// The key of a campaign's record.
@@ -121,10 +121,7 @@ fn stock_shard(item: Item) -> Result<StockShard, PortError> {
 impl SoldMarks for DynamoCampaigns {
     async fn mark_sold(&self, campaign: &Campaign) -> Result<Mark, PortError> {
         let mut item = key("SOLD", campaign.campaign_id.as_str());
-        item.insert(
-            "ttl".into(),
-            ttl(campaign.closes_at.plus_seconds(RETENTION_SECONDS)),
-        );
+        item.insert("ttl".into(), ttl(campaign.forgotten_at()));
         let put = self
             .client
             .put_item()
@@ -258,8 +255,34 @@ mod tests {
         let campaign = sample_campaign(10, Timestamp::from_millis(1_790_000_000_000));
         campaigns.mark_sold(&campaign).await.unwrap();
         let (_, request) = &requests(&http)[0];
-        let until = campaign.closes_at.plus_seconds(RETENTION_SECONDS);
-        let ttl = until.epoch_seconds().to_string();
+        let ttl = campaign.forgotten_at().epoch_seconds().to_string();
         assert_eq!(request["Item"]["ttl"]["N"], ttl);
+    }
+
+    #[tokio::test]
+    async fn only_the_condition_says_that_a_mark_stood_or_a_tick_is_under_way() {
+        let refused = |kind: &str| {
+            let kind = format!("com.amazonaws.dynamodb.v20120810#{kind}");
+            (400, json!({"__type": kind, "message": "no"}))
+        };
+        let now = Timestamp::from_millis(1_790_000_000_000);
+        let campaign = sample_campaign(10, now);
+        let id = &campaign.campaign_id;
+        for (kind, stood) in [
+            ("ConditionalCheckFailedException", true),
+            ("AccessDeniedException", false),
+        ] {
+            let (aws, http) = replay(&[refused(kind), refused(kind), refused(kind)]);
+            let campaigns = DynamoCampaigns::new(&aws, "campaigns".into());
+            let mark = campaigns.mark_sold(&campaign).await.ok();
+            assert_eq!(mark, stood.then_some(Mark::Stood));
+            let tick = campaigns.mark(id, now, 5).await.ok();
+            assert_eq!(tick, stood.then_some(None));
+            let cleared = campaigns.clear(id).await.ok();
+            assert_eq!(cleared, stood.then_some(FIRST_PACE_SECONDS));
+            let (_, marked) = &requests(&http)[1];
+            let first = &marked["ExpressionAttributeValues"][":first"]["N"];
+            assert_eq!(first, "1000", "the first pace, in milliseconds");
+        }
     }
 }

@@ -210,7 +210,8 @@ impl Snapshots for DynamoSnapshots {
         let oldest = campaigns
             .map(|campaign| campaign.campaign_id.as_str())
             .min();
-        // Ids are in the order of their birth: what the snapshot does not hold is younger, or its sale has ended.
+        // Ids are in the order of their birth: what the snapshot does not hold has ended, or is so young that its claims may
+        // as well be queued.
         let sold = self
             .sold_marks(oldest.map_or(SortKeys::All, SortKeys::From), false)
             .await?;

@@ -10,6 +10,8 @@ use firstcome_core::{Campaign, FrameBody, Outcome};
 use super::*;
 
 const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
+/// From the begin of an invocation.
+const DEADLINE: Duration = Duration::from_secs(7);
 
 type MemoryWorker = Worker<
     MemoryLedger,
@@ -56,10 +58,7 @@ fn bench(total: u32) -> Bench {
 impl Bench {
     async fn handle(&self, event: &str) -> Vec<String> {
         let event: SqsEvent = serde_json::from_str(event).unwrap();
-        let response = self
-            .worker
-            .handle(event, Instant::now() + Duration::from_secs(7))
-            .await;
+        let response = self.worker.handle(event, Instant::now() + DEADLINE).await;
         response
             .batch_item_failures
             .into_iter()
@@ -158,20 +157,25 @@ async fn whatever_hangs_the_invocation_ends_by_itself() {
         hang(&bench);
         let began = Instant::now();
         let come_again = bench.handle(CLAIMS).await.len();
-        let late = began.elapsed() - Duration::from_secs(7);
-        (late, come_again, bench.outcomes().len())
+        (began.elapsed(), come_again, bench.outcomes().len())
     };
     let marks = hung(|bench| bench.ledger.hang_marks()).await;
-    assert_eq!(marks, (MARKED_BY, 1, 1), "the loser comes again");
+    assert_eq!(marks, (DEADLINE + MARKED_BY, 1, 1), "the loser comes again");
     let answers = hung(|bench| bench.outbox.hang("send the answers")).await;
-    assert_eq!(answers, (ANSWERED_BY, 2, 0), "those on a socket come again");
+    assert_eq!(answers, (DEADLINE + ANSWERED_BY, 2, 0), "those on a socket");
     let news = hung(|bench| bench.outbox.hang("send the broadcast jobs")).await;
-    assert_eq!(news, (ENDED_BY, 0, 2), "nobody comes again for it");
+    assert_eq!(news, (NEWS, 0, 2), "nobody comes again for it");
+    let late_news = hung(|bench| {
+        bench.ledger.reads_take(DEADLINE - Duration::from_millis(1));
+        bench.outbox.hang("send the broadcast jobs");
+    });
+    assert_eq!(late_news.await.0, DEADLINE + ENDED_BY);
     let returns = hung(|bench| {
         bench.ledger.fail_marks(true);
         bench.outbox.hang("set when claims come back");
     });
-    assert_eq!(returns.await, (ENDED_BY, 1, 1), "the queue knows when");
+    let ended = DEADLINE + ENDED_BY;
+    assert_eq!(returns.await, (ended, 1, 1), "the queue knows when");
 }
 
 /// A message on its so manyth visit.
@@ -241,6 +245,8 @@ async fn nobody_is_told_sold_out_before_the_mark_stands() {
     bench.ledger.fail_marks(true);
     assert_eq!(bench.handle(CLAIMS).await.len(), 1, "the loser comes again");
     assert_eq!(bench.outcomes(), [Outcome::Issued]);
+    let told = bench.outbox.broadcasts();
+    assert!(told.iter().all(|(job, _)| job_name(job) == "stock"));
     bench.ledger.fail_marks(false);
     assert!(bench.handle(CLAIMS).await.is_empty());
     assert!(bench.outcomes().contains(&Outcome::SoldOut));
