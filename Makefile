@@ -51,7 +51,7 @@ chaos: STOCK = 200
 chaos: ## Flash sales under faults and kill -9, all exact: RUNS=3 USERS=500 STOCK=200
 	@tools/chaos --runs $(RUNS) --users $(USERS) --stock $(STOCK)
 
-mutants: ## The issuance path broken in every small way; a test must notice (about two hours)
+mutants: ## The issuance path broken in every small way; a test must notice (an hour)
 	@tools/mutants
 
 contracts: ## Writes schemas/ and the OpenAPI document anew from the types
