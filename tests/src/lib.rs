@@ -13,6 +13,6 @@ pub mod processes;
 mod socket;
 mod stack;
 
-pub use partner::{Partner, Reply};
+pub use partner::{Partner, Reply, raw};
 pub use socket::Socket;
 pub use stack::{Stack, eventually, in_seconds};

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use firstcome_core::PartnerId;
+use firstcome_core::aws::operator::RawMessage;
 use futures_util::{StreamExt, stream};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -16,6 +17,14 @@ const HANDSHAKES_AT_ONCE: usize = 16;
 const HANDSHAKES: u32 = 8;
 /// How often a call is made that the gateway does not start.
 const CALLS: u32 = 30;
+
+/// What a producer puts on a queue of claims, in its campaign's group.
+pub fn raw(campaign: &str, body: impl ToString) -> RawMessage {
+    RawMessage {
+        group: campaign.to_owned(),
+        body: body.to_string(),
+    }
+}
 
 /// A partner and its key. Every test makes its own, so that all can run at once.
 #[derive(Clone, Debug)]
@@ -74,6 +83,13 @@ impl Partner {
     /// Who it is.
     pub fn id(&self) -> &PartnerId {
         &self.id
+    }
+
+    /// A claim as its producer writes it.
+    pub fn claim_message(&self, campaign: &str, user: &str, claim_id: &str) -> Value {
+        json!({
+            "version": 1, "claimId": claim_id, "partnerId": self.id.as_str(), "campaignId": campaign, "userId": user,
+        })
     }
 
     /// Its API key, if it has one.

@@ -220,6 +220,7 @@ fn the_domain_knows_how_long_a_claim_may_wait() {
     for queue in ["ClaimsQueue", "PriorityClaimsQueue"] {
         let kept = queues[queue]["Properties"]["MessageRetentionPeriod"].as_i64();
         let days = kept.unwrap() / 86_400;
+        assert_eq!(kept, Some(days * 86_400), "whole days");
         let line = format!("const QUEUE_RETENTION_SECONDS: i64 = {days} * 86_400;");
         assert!(read("shared/src/claim.rs").contains(&line), "{line}");
     }

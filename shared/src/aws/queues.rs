@@ -248,8 +248,7 @@ mod tests {
                 .enqueue(&claim, &campaign)
                 .await,
         );
-        let requests: Vec<_> = http.actual_requests().collect();
-        serde_json::from_slice(requests[0].body().bytes().unwrap()).unwrap()
+        requests(&http).remove(0).1
     }
 
     #[tokio::test]

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use firstcome_core::aws::operator::{AuditReport, Queue, RawMessage};
 use firstcome_core::{Campaign, CampaignId, Damage, Mark};
-use firstcome_tests::{Partner, Stack, eventually};
-use serde_json::json;
+use firstcome_tests::{Partner, Stack, eventually, raw};
 
 /// Read units per second: the whole table of a test stack in no time.
 const RATE: u32 = 10_000;
@@ -22,13 +21,9 @@ async fn audit(stack: &Stack, campaign: &Campaign) -> AuditReport {
 
 /// So many users claim; returns when that many coupons stand.
 async fn sell(stack: &Stack, partner: &Partner, campaign: &str, users: usize) {
-    let message = |number: usize| RawMessage {
-        group: campaign.to_owned(),
-        body: json!({
-            "version": 1, "claimId": format!("claim-{number}"), "partnerId": partner.id().as_str(),
-            "campaignId": campaign, "userId": format!("user-{number}"),
-        })
-        .to_string(),
+    let message = |number: usize| {
+        let (user, claim) = (format!("user-{number}"), format!("claim-{number}"));
+        raw(campaign, partner.claim_message(campaign, &user, &claim))
     };
     let messages: Vec<RawMessage> = (0..users).map(message).collect();
     stack

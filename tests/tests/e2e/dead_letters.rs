@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use firstcome_core::aws::operator::{HeldLetter, Queue, RawMessage, Replayed};
 use firstcome_core::{CampaignId, Reason};
-use firstcome_tests::{Partner, Socket, Stack, eventually, in_seconds};
+use firstcome_tests::{Partner, Socket, Stack, eventually, in_seconds, raw};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -15,21 +15,11 @@ const MOST: usize = 1000;
 const PATIENCE: Duration = Duration::from_secs(240);
 
 fn claim(partner: &Partner, campaign: &str, user: &str, more: Value) -> RawMessage {
-    let mut body = json!({
-        "version": 1, "claimId": format!("claim-{user}"), "partnerId": partner.id().as_str(),
-        "campaignId": campaign, "userId": user,
-    });
+    let mut body = partner.claim_message(campaign, user, &format!("claim-{user}"));
     for (field, value) in more.as_object().unwrap() {
         body[field] = value.clone();
     }
-    raw(campaign, body.to_string())
-}
-
-fn raw(campaign: &str, body: String) -> RawMessage {
-    RawMessage {
-        group: campaign.to_owned(),
-        body,
-    }
+    raw(campaign, body)
 }
 
 /// The campaign's dead letters that can be seen now, held; all others are let go.

@@ -4,25 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use firstcome_core::aws::operator::{Queue, RawMessage};
-use firstcome_tests::{Partner, Stack, eventually, in_seconds};
+use firstcome_tests::{Stack, eventually, in_seconds, raw};
 use serde_json::{Value, json};
-
-fn claim(partner: &Partner, campaign: &str, user: &str, claim_id: &str) -> Value {
-    json!({
-        "version": 1, "claimId": claim_id, "partnerId": partner.id().as_str(), "campaignId": campaign, "userId": user,
-    })
-}
 
 fn with(mut message: Value, field: &str, value: Value) -> Value {
     message[field] = value;
     message
-}
-
-fn raw(campaign: &str, body: impl ToString) -> RawMessage {
-    RawMessage {
-        group: campaign.to_owned(),
-        body: body.to_string(),
-    }
 }
 
 #[tokio::test]
@@ -33,7 +20,7 @@ async fn a_producers_claim_is_issued_and_answered_to_the_socket_it_names() {
     let mut socket = partner.socket("ann").await;
     let connection = stack.sockets_of(&partner).await.pop().unwrap();
 
-    let message = claim(&partner, &campaign, "ann", "c1");
+    let message = partner.claim_message(&campaign, "ann", "c1");
     let message = with(message, "connectionId", json!(connection.as_str()));
     stack
         .operator()
@@ -53,7 +40,10 @@ async fn a_producers_claim_is_issued_and_answered_to_the_socket_it_names() {
         .operator()
         .send(
             Queue::Claims,
-            &[raw(&campaign, claim(&partner, &campaign, "bob", "b1"))],
+            &[raw(
+                &campaign,
+                partner.claim_message(&campaign, "bob", "b1"),
+            )],
         )
         .await
         .unwrap();
@@ -73,7 +63,7 @@ async fn a_claims_own_time_is_judged_and_not_the_workers_clock() {
     let mut socket = partner.socket("ann").await;
     let connection = stack.sockets_of(&partner).await.pop().unwrap();
     let at = |claim_id: &str, seconds: i64| {
-        let message = claim(&partner, &campaign, "ann", claim_id);
+        let message = partner.claim_message(&campaign, "ann", claim_id);
         let message = with(message, "connectionId", json!(connection.as_str()));
         raw(
             &campaign,
@@ -111,7 +101,7 @@ async fn of_500_messages_the_distinct_users_are_issued_and_the_garbage_ends_in_t
     let valid = |number: u32, claim_id: String| {
         raw(
             &campaign,
-            claim(&partner, &campaign, &user(number), &claim_id),
+            partner.claim_message(&campaign, &user(number), &claim_id),
         )
     };
 
@@ -122,7 +112,7 @@ async fn of_500_messages_the_distinct_users_are_issued_and_the_garbage_ends_in_t
     messages.extend((0..50).map(|number| valid(number, format!("claim-{number}"))));
     messages.extend((50..100).map(|number| valid(number, format!("other-{number}"))));
     // The campaign's id in each tells them from other tests' garbage.
-    let sound = claim(&partner, &campaign, "poison", "poison");
+    let sound = partner.claim_message(&campaign, "poison", "poison");
     let mut truncated = sound.to_string();
     truncated.pop();
     let without = |field: &str| {
