@@ -10,10 +10,13 @@ export LOCAL_PORT AUTH
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
-.PHONY: demo test up down outputs env watch metrics bench simulate model chaos mutants contracts help
+.PHONY: demo check test up down outputs env watch metrics bench simulate model chaos mutants contracts help
 
 demo: up ## One flash sale on this machine: USERS=1000 STOCK=300
-	@eval "$$(tools/stack env)" && cargo run -q -p firstcome-cli -- sale --users $(USERS) --stock $(STOCK)
+	@eval "$$(tools/stack env)" && target/firstcome sale --users $(USERS) --stock $(STOCK)
+
+check: ## The quick loop: format, lints, docs, unit tests
+	@tools/check
 
 test: ## Everything CI runs
 	@tools/test
@@ -34,10 +37,10 @@ watch: ## cargo lambda watch, with the local stack's environment
 	@tools/stack watch
 
 metrics: ## What the functions measured, held to the tables: MINUTES=60 CAMPAIGN=id
-	@eval "$$(tools/stack env)" && cargo run -q -p firstcome-cli -- metrics --since-minutes $(MINUTES) $(if $(CAMPAIGN),--campaign $(CAMPAIGN))
+	@eval "$$(tools/stack env)" && target/firstcome metrics --since-minutes $(MINUTES) $(if $(CAMPAIGN),--campaign $(CAMPAIGN))
 
 bench: ## Side-by-side benchmarks, as tables
-	@tools/stack build
+	@OPT_LEVEL=3 tools/stack build
 	@cargo bench -p firstcome-bench
 
 simulate: ## Issuance in a simulated world at its worst: SEEDS=100000

@@ -247,3 +247,48 @@ fn the_domain_returns_facts_and_measures_nothing() {
         }
     }
 }
+
+/// Crates of others that a binary is made of, each with the features it is compiled with.
+fn dependencies(package: &str) -> BTreeMap<String, String> {
+    let tree = std::process::Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+        .args(["tree", "--locked", "--offline", "--edges", "normal,build"])
+        .args(["--prefix", "none", "--format", "{p}|{f}"])
+        .args(["--package", package])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&tree.stderr);
+    assert!(tree.status.success(), "{package}: {said}");
+    // A member of the workspace has its path behind its version, a repeated crate "(*)" behind its features.
+    let lines = String::from_utf8(tree.stdout).unwrap();
+    let found = lines.lines().filter_map(|line| line.split_once('|'));
+    found
+        .filter(|(name, _)| !name.contains(" (/"))
+        .map(|(name, features)| (name.to_owned(), features.replace(" (*)", "")))
+        .collect()
+}
+
+/// Cargo resolves the features of each binary alone, so the SDK was once compiled three times.
+#[test]
+fn a_crate_that_binaries_share_is_compiled_once() {
+    let mut seen: BTreeMap<String, (String, String)> = BTreeMap::new();
+    let mut differ = vec![];
+    for binary in folders().into_iter().chain(["firstcome-cli".into()]) {
+        for (name, features) in dependencies(&binary) {
+            let (first, known) = seen
+                .entry(name.clone())
+                .or_insert_with(|| (binary.clone(), features.clone()));
+            if *known != features {
+                differ.push(format!(
+                    "{name}: {first} has [{known}], {binary} [{features}]"
+                ));
+            }
+        }
+    }
+    assert!(seen.len() > 100, "{seen:?}");
+    assert_eq!(
+        differ,
+        [""; 0],
+        "add the feature to tools/workspace-hack/Cargo.toml"
+    );
+}
