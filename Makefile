@@ -10,7 +10,7 @@ export LOCAL_PORT AUTH
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
-.PHONY: demo check test up down outputs env watch metrics bench simulate model chaos mutants contracts help
+.PHONY: demo check test up down outputs env watch metrics bench simulate model chaos closing mutants contracts help
 
 demo: up ## One flash sale on this machine: USERS=1000 STOCK=300
 	@eval "$$(tools/stack env)" && target/firstcome sale --users $(USERS) --stock $(STOCK)
@@ -53,6 +53,9 @@ chaos: USERS = 500
 chaos: STOCK = 200
 chaos: ## Flash sales under faults and kill -9, all exact: RUNS=3 USERS=500 STOCK=200
 	@tools/chaos --runs $(RUNS) --users $(USERS) --stock $(STOCK)
+
+closing: ## Campaigns closed in the middle of their rush, while every second write of a shard conflicts: RUNS=3
+	@tools/chaos --closing --runs $(RUNS)
 
 mutants: ## The issuance path broken in every small way; a test must notice (an hour)
 	@tools/mutants

@@ -287,8 +287,7 @@ fn a_crate_that_binaries_share_is_compiled_once() {
     }
     assert!(seen.len() > 100, "{seen:?}");
     assert_eq!(
-        differ,
-        [""; 0],
+        differ, [""; 0],
         "add the feature to tools/workspace-hack/Cargo.toml"
     );
 }
