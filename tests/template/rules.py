@@ -1,8 +1,10 @@
 """What must hold of the expanded template. A rule takes the resources and returns its complaints: none means that it holds.
 
-tests/tests/tidy.rs holds the unexpanded template to functions/, events/ and README.md.
+limits.py holds what AWS refuses; tests/tests/tidy.rs holds the unexpanded template to functions/, events/ and README.md.
 """
 
+import hashlib
+import json
 import re
 
 # What each function may do, from ARCHITECTURE.md: function → what → actions. A transaction is authorized as the actions of its items.
@@ -219,6 +221,8 @@ def logs_end(resources: dict) -> list[str]:
             complaints.append(f"{name} has no log group")
         if config.get("LogFormat") != "JSON":
             complaints.append(f"{name}: its logs are not JSON")
+        if config.get("ApplicationLogLevel") not in ("INFO", "DEBUG", "TRACE"):
+            complaints.append(f"{name}: nothing says that its metrics are kept, whose lines count as INFO")
     for name, stage in of_type(resources, "AWS::ApiGatewayV2::Stage").items():
         settings = stage.get("AccessLogSettings")
         if settings and target(settings["DestinationArn"]) not in groups:
@@ -244,16 +248,97 @@ def encryption(resources: dict) -> list[str]:
 
 
 def tables_last(resources: dict) -> list[str]:
-    """A table outlives its stack, and can be put back to any second of the last weeks."""
+    """A table outlives its stack, and can be put back to any second of the last weeks. A creation that fails leaves none behind: the
+    next one would begin beside forgotten tables."""
     complaints = []
     for name, resource in resources.items():
         if resource["Type"] == "AWS::DynamoDB::Table":
             table = resource["Properties"]
-            if {resource.get("DeletionPolicy"), resource.get("UpdateReplacePolicy")} != {"Retain"}:
+            if resource.get("DeletionPolicy") not in ("Retain", "RetainExceptOnCreate") or resource.get("UpdateReplacePolicy") != "Retain":
                 complaints.append(f"{name} goes with its stack")
+            if resource.get("DeletionPolicy") == "Retain":
+                complaints.append(f"{name} is left behind by a creation that fails")
             if not table.get("PointInTimeRecoverySpecification", {}).get("PointInTimeRecoveryEnabled"):
                 complaints.append(f"{name} has no point-in-time recovery")
     return complaints
+
+
+def warm_by_hand(resources: dict) -> list[str]:
+    """No table says how warm it is: DynamoDB grows it by itself and refuses every lower number, so an update that names one fails after
+    the first sale (https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/warm-throughput.html). `firstcome warm` reads and raises."""
+    return [f"{name} has a WarmThroughput" for name, table in of_type(resources, "AWS::DynamoDB::Table").items() if "WarmThroughput" in table]
+
+
+def pollers_by_hand(resources: dict) -> list[str]:
+    """No event source asks for pollers: CloudFormation does not end what a template no longer names. `firstcome pollers` does."""
+    return [f"{name} has a ProvisionedPollerConfig" for name, source in of_type(resources, "AWS::Lambda::EventSourceMapping").items() if "ProvisionedPollerConfig" in source]
+
+
+# Logical id → the parameter that reserves its executions. The door cannot take those that decide and answer.
+RESERVED = {
+    "ClaimFunction": "DoorReservedConcurrency",
+    "ApiFunction": "ApiReservedConcurrency",
+    "IssueFunction": "IssueReservedConcurrency",
+    "BroadcastFunction": "BroadcastReservedConcurrency",
+}
+
+
+def reservations(resources: dict) -> list[str]:
+    """Asked of a stack with reservations; each has another number."""
+    functions = of_type(resources, "AWS::Lambda::Function")
+    given = {name: functions[name].get("ReservedConcurrentExecutions") for name in RESERVED}
+    complaints = [f"{name} has no reservation" for name, number in given.items() if not number]
+    return complaints + (["two functions have the same reservation"] if len(set(given.values())) < len(given) else [])
+
+
+def depends_on(resources: dict, name: str) -> set[str]:
+    """All resources that must be there before this one, directly or by others."""
+    found, next_ones = set(), {name}
+    while next_ones:
+        resource = resources[next_ones.pop()]
+        near = set(re.findall(r'"(?:Ref|Fn::GetAtt)": \[?"(\w+)"|\$\{(\w+)[.}]', json.dumps(resource.get("Properties", {}))))
+        near = {one or other for one, other in near} | set(as_list(resource.get("DependsOn", [])))
+        next_ones |= (near & set(resources)) - found
+        found |= near & set(resources)
+    return found
+
+
+def one_change_at_a_time(resources: dict) -> list[str]:
+    """API Gateway refuses a change of an API beside another ("Unable to complete operation due to concurrent modification"), so of two
+    resources of one API one always waits for the other; the stage waits for all, so that it serves them all."""
+    parts = {name: found["Properties"] for name, found in resources.items() if found["Type"].startswith("AWS::ApiGatewayV2::")}
+    before = {name: depends_on(resources, name) for name in parts}
+    complaints = []
+    for api in of_type(resources, "AWS::ApiGatewayV2::Api"):
+        own = [name for name, properties in parts.items() if target(properties.get("ApiId", "")) == api]
+        for position, name in enumerate(own):
+            complaints += [f"{name} and {other} may change at once" for other in own[position + 1 :] if name not in before[other] and other not in before[name]]
+        for stage in own:
+            if resources[stage]["Type"] == "AWS::ApiGatewayV2::Stage":
+                complaints += [f"{stage} does not wait for {name}" for name in own if name != stage and name not in before[stage]]
+    for name, properties in of_type(resources, "AWS::ApiGatewayV2::Route").items():
+        answers = [found for found in of_type(resources, "AWS::ApiGatewayV2::RouteResponse").values() if target(found["RouteId"]) == name]
+        if "RouteResponseSelectionExpression" in properties and len(answers) != 1:
+            complaints.append(f"{name}: what its function returns reaches nobody")
+    return complaints
+
+
+def deployment_is_current(resources: dict) -> list[str]:
+    """A deployment is what the API was when it was created, so it is created anew, by another name, whenever the API changes."""
+    complaints = []
+    for name, deployment in of_type(resources, "AWS::ApiGatewayV2::Deployment").items():
+        api = target(deployment["ApiId"])
+        kinds = ("Authorizer", "Integration", "Route", "RouteResponse")
+        parts = {key: found["Properties"] for key, found in resources.items() if found["Type"] in [f"AWS::ApiGatewayV2::{kind}" for kind in kinds]}
+        own = {key: properties for key, properties in parts.items() if target(properties["ApiId"]) == api} | {api: resources[api]["Properties"]}
+        digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:8]
+        if not name.endswith(digest):
+            complaints.append(f"{name}: the API has changed; call it {name[:-8]}{digest}")
+    return complaints
+
+
+# What a new version can have caused, and nothing older or slower than it.
+GATES = {"FunctionErrorsAlarm", "ApiErrorsAlarm", "StockDriftAlarm"}
 
 
 def deploys_gradually(resources: dict) -> list[str]:
@@ -262,19 +347,19 @@ def deploys_gradually(resources: dict) -> list[str]:
     complaints = [f"{name} moves at once" for name, alias in aliases.items() if "CodeDeployLambdaAliasUpdate" not in alias.get("UpdatePolicy", {})]
     known = of_type(resources, "AWS::CloudWatch::Alarm")
     for name, group in of_type(resources, "AWS::CodeDeploy::DeploymentGroup").items():
-        alarms = group.get("AlarmConfiguration", {}).get("Alarms", [])
-        if not alarms or not all(target(alarm["Name"]) in known for alarm in alarms):
+        alarms = {target(alarm["Name"]) for alarm in group.get("AlarmConfiguration", {}).get("Alarms", [])}
+        if not alarms & set(known):
             complaints.append(f"{name}: no alarm stops it")
-        if len(alarms) > 10:
-            complaints.append(f"{name}: {len(alarms)} alarms stop it; CodeDeploy takes 10")
+        if alarms != GATES:
+            complaints.append(f"{name}: stopped by {', '.join(sorted(alarms - GATES)) or 'too few'}, and by rule by {', '.join(sorted(GATES))}")
     return complaints
 
 
 def tables_protected(resources: dict) -> list[str]:
-    """No table can be deleted by mistake; asked of a stack on AWS only."""
+    """No table can be deleted by mistake; asked of a stack on AWS with protection, which it has from its second deployment on."""
     tables = of_type(resources, "AWS::DynamoDB::Table")
     return [f"{name} can be deleted" for name, table in tables.items() if table.get("DeletionProtectionEnabled") is not True]
 
 
-EVERYWHERE = [least_privilege, aliases_only, visibility, dead_letters, logs_end, encryption, tables_last]
-ON_AWS = [deploys_gradually, tables_protected]
+EVERYWHERE = [least_privilege, aliases_only, visibility, dead_letters, logs_end, encryption, tables_last, warm_by_hand, pollers_by_hand, reservations]
+ON_AWS = [deploys_gradually, tables_protected, one_change_at_a_time, deployment_is_current]
