@@ -10,7 +10,7 @@ export LOCAL_PORT AUTH
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
-.PHONY: demo check test up down outputs env watch metrics bench simulate model chaos closing mutants contracts help
+.PHONY: demo check test up down outputs env watch metrics bench simulate model chaos closing mutants contracts deploy-aws help
 
 demo: up ## One flash sale on this machine: USERS=1000 STOCK=300
 	@eval "$$(tools/stack env)" && target/firstcome sale --users $(USERS) --stock $(STOCK)
@@ -60,9 +60,12 @@ closing: ## Campaigns closed in the middle of their rush, while every second wri
 mutants: ## The issuance path broken in every small way; a test must notice (an hour)
 	@tools/mutants
 
+deploy-aws: ## Build for AWS and deploy there: CONFIG_ENV=default|small GUIDED=yes (docs/first-deploy.md)
+	@tools/stack deploy-aws
+
 contracts: ## Writes schemas/ and the OpenAPI document anew from the types
 	@WRITE_CONTRACTS=1 cargo test -q -p firstcome-core --test schemas the_files
 	@WRITE_CONTRACTS=1 cargo test -q -p api the_served_document
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
