@@ -79,7 +79,7 @@ pub(crate) enum PartnerCommand {
     },
     /// Revoke a key; functions that hold it in their caches honour it for up to a minute more
     Revoke {
-        /// The key's id: the part between the underscores of fck_<id>_<secret>
+        /// The key's id: the part between the underscores of `fck_<id>_<secret>`
         #[arg(long, value_name = "ID")]
         key: String,
     },

@@ -127,6 +127,14 @@ impl Socket {
         None
     }
 
+    /// The next frame of any kind within so long, the gateway's own as well.
+    pub async fn next(&mut self, limit: Duration) -> Option<Value> {
+        match self.unread.pop_front() {
+            Some(frame) => Some(frame),
+            None => self.read(Instant::now() + limit).await,
+        }
+    }
+
     /// Claims and waits for the answer: the `claim.result`.
     pub async fn claim(&mut self, campaign: &str, claim_id: &str) -> Value {
         let frame = json!({"action": "claim", "campaignId": campaign, "claimId": claim_id});

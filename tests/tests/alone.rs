@@ -8,6 +8,7 @@
 )]
 #![expect(clippy::print_stdout, reason = "tells what it measured")]
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use firstcome_core::aws::operator::Queue;
@@ -26,6 +27,11 @@ const CLAIMS: usize = 10;
 const BACKLOG: usize = 4000;
 /// How many of them one producer sends.
 const SHARE: usize = 500;
+/// Sockets that send frames without waiting for answers, and claims that wait in the queue meanwhile.
+const FLOODING: usize = 60;
+const QUEUED: usize = 40;
+/// Within how long they are answered all the same. A batch that found no execution would wait for its visibility timeout of 70 s.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 /// How often an announcement may be over before a worker could be killed in the middle, and a backlog before a claim could
 /// come behind it.
 const ATTEMPTS: usize = 10;
@@ -199,4 +205,68 @@ async fn a_campaign_marked_priority_does_not_wait_behind_the_others() {
         }
     }
     panic!("no claim came behind a backlog")
+}
+
+/// Sends frames until told to stop, as fast as they are refused or answered; counts the refusals of the gateway.
+async fn flood(socket: &mut Socket, campaign: &str, stop: &AtomicBool, refused: &AtomicUsize) {
+    let frame = json!({"action": "result", "campaignId": campaign}).to_string();
+    while !stop.load(Ordering::Relaxed) {
+        socket.send(frame.as_str()).await;
+        while let Some(heard) = socket.next(Duration::from_millis(20)).await {
+            if heard["type"].is_null() {
+                refused.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queued_claims_are_answered_while_frames_take_every_execution_of_the_door() {
+    let stack = Stack::find().await;
+    let (partner, loud) = (stack.partner().await, stack.partner().await);
+    let campaign = partner.campaign(QUEUED as u32).await;
+    let elsewhere = loud.campaign(1).await;
+    let mut listener = partner.socket("listener").await;
+    let connection = stack.sockets_of(&partner).await.remove(0);
+    let mut crowd = loud.sockets(FLOODING).await;
+    let (stop, refused) = (AtomicBool::new(false), AtomicUsize::new(0));
+
+    let floods = crowd
+        .iter_mut()
+        .map(|(_, socket)| flood(socket, &elsewhere, &stop, &refused));
+    let claims = async {
+        while refused.load(Ordering::Relaxed) < FLOODING {
+            sleep(Duration::from_millis(50)).await;
+        }
+        let message = |number: usize| {
+            let (user, claim) = (format!("queued-{number}"), format!("queued-{number}"));
+            let mut message = partner.claim_message(&campaign, &user, &claim);
+            message["connectionId"] = json!(connection.as_str());
+            raw(&campaign, message)
+        };
+        let messages: Vec<_> = (0..QUEUED).map(message).collect();
+        let (before, started) = (refused.load(Ordering::Relaxed), Instant::now());
+        stack
+            .operator()
+            .send(Queue::Claims, &messages)
+            .await
+            .unwrap();
+        for number in 0..QUEUED {
+            let claim = format!("queued-{number}");
+            let is_answer =
+                |frame: &Value| frame["type"] == "claim.result" && frame["claimId"] == claim;
+            let left = ANSWERED_WITHIN.saturating_sub(started.elapsed());
+            let answer = listener.wait_for(left, is_answer).await;
+            assert_eq!(answer.unwrap_or_default()["outcome"], "issued", "{claim}");
+        }
+        let took = started.elapsed();
+        stop.store(true, Ordering::Relaxed);
+        (took, refused.load(Ordering::Relaxed) - before)
+    };
+    let ((), (took, meanwhile)) = tokio::join!(async { drop(join_all(floods).await) }, claims);
+    println!(
+        "{QUEUED} claims from the queue answered in {} ms, while the gateway refused {meanwhile} of the frames of {FLOODING} sockets",
+        took.as_millis()
+    );
+    assert!(meanwhile > 0, "the door had executions left");
 }
