@@ -287,6 +287,18 @@ def gateway_waits(stack: Stack) -> list[str]:
     return complaints
 
 
+def account_settings(stack: Stack) -> list[str]:
+    """A WebSocket API logs with a role of the account's settings, or its stage is refused ("CloudWatch Logs role ARN must be set in account
+    settings to enable logging", https://docs.aws.amazon.com/apigateway/latest/developerguide/websocket-api-logging.html)."""
+    complaints = []
+    for name, stage in of_type(stack.resources, "AWS::ApiGatewayV2::Stage").items():
+        settings = [stage.get("DefaultRouteSettings", {})] + list(stage.get("RouteSettings", {}).values())
+        logs = "AccessLogSettings" in stage or any(given.get("LoggingLevel", "OFF") != "OFF" for given in settings)
+        if logs and stack.resources[target(stage["ApiId"])]["Properties"]["ProtocolType"] == "WEBSOCKET":
+            complaints.append(f"{name}: its logs need a role that an account does not have by itself")
+    return complaints
+
+
 def requests_fit(stack: Stack) -> list[str]:
     """All throttles of routes and all posts together stay within the account's requests per second in the Region, which every HTTP and
     WebSocket API and every post count in (https://docs.aws.amazon.com/apigateway/latest/developerguide/limits.html). So no door starves another."""
@@ -306,6 +318,6 @@ def requests_fit(stack: Stack) -> list[str]:
     return complaints + ([f"{total} requests a second; the Region has {quota}"] if total > quota else [])
 
 
-ALWAYS = [described_calls, alarms, deployment_groups, names, json_without_numbers, versions, queues, retention, environments, policies, template_size, dashboards, gateway_waits]
+ALWAYS = [described_calls, alarms, deployment_groups, names, json_without_numbers, versions, queues, retention, environments, policies, template_size, dashboards, gateway_waits, account_settings]
 # Sums of what each may be set to by itself.
 WITH_DEFAULTS = [requests_fit]

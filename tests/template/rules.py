@@ -247,6 +247,13 @@ def encryption(resources: dict) -> list[str]:
     return complaints
 
 
+def stored_by_hand(resources: dict) -> list[str]:
+    """What an operator stores, no deployment overwrites: whether CloudFormation writes
+    a value again when only a description or a tag changes is said nowhere, so there is none to write."""
+    secret = resources["AlertWebhookSecret"]["Properties"]
+    return [f"AlertWebhookSecret has a value of the template: {key}" for key in ("SecretString", "GenerateSecretString") if key in secret]
+
+
 def tables_last(resources: dict) -> list[str]:
     """A table outlives its stack, and can be put back to any second of the last weeks. A creation that fails leaves none behind: the
     next one would begin beside forgotten tables."""
@@ -361,5 +368,5 @@ def tables_protected(resources: dict) -> list[str]:
     return [f"{name} can be deleted" for name, table in tables.items() if table.get("DeletionProtectionEnabled") is not True]
 
 
-EVERYWHERE = [least_privilege, aliases_only, visibility, dead_letters, logs_end, encryption, tables_last, warm_by_hand, pollers_by_hand, reservations]
+EVERYWHERE = [least_privilege, aliases_only, visibility, dead_letters, logs_end, encryption, tables_last, warm_by_hand, pollers_by_hand, stored_by_hand, reservations]
 ON_AWS = [deploys_gradually, tables_protected, one_change_at_a_time, deployment_is_current]

@@ -251,6 +251,7 @@ BROKEN = {
         rules.warm_by_hand,
         "CouponsTable has a WarmThroughput",
     ),
+    "a webhook that a deployment overwrites": (set_at("unset", "AlertWebhookSecret", "Properties", "SecretString"), rules.stored_by_hand, "has a value of the template: SecretString"),
     "a missing reservation": (set_at(None, "IssueFunction", "Properties", "ReservedConcurrentExecutions"), rules.reservations, "IssueFunction has no reservation"),
     "a reservation of another function": (
         set_at({"Ref": "DoorReservedConcurrency"}, "IssueFunction", "Properties", "ReservedConcurrentExecutions"),
@@ -330,6 +331,11 @@ BROKEN = {
     "an alarm that the dashboard does not show": (set_at({"Fn::Sub": "${AWS::StackName}-other"}, "TableThrottlesAlarm", "Properties", "AlarmName"), limits.dashboards, "not both"),
     "a function slower than its gateway": (set_at(30, "ApiFunction", "Properties", "Timeout"), limits.gateway_waits, "HttpApiIntegration: the gateway waits for 30 s"),
     "a door slower than its gateway": (set_at(29, "ClaimFunction", "Properties", "Timeout"), limits.gateway_waits, "WebSocketClaimIntegration: the gateway waits for 29 s"),
+    "a socket API that logs": (
+        set_at({"DestinationArn": {"Fn::GetAtt": "HttpApiLogGroup.Arn"}, "Format": "$context.requestId"}, "WebSocketStage", "Properties", "AccessLogSettings"),
+        limits.account_settings,
+        "WebSocketStage: its logs need a role",
+    ),
     "a route that takes the others' requests": (set_at({"ThrottlingRateLimit": 900, "ThrottlingBurstLimit": 900}, *SETTINGS, "ping"), limits.requests_fit, "the Region has 10000"),
     "a route without a throttle": (set_at(None, *SETTINGS, "ping"), limits.requests_fit, "have the throttle of one route"),
     "a throttle without a route": (set_at({"ThrottlingRateLimit": 1, "ThrottlingBurstLimit": 1}, *SETTINGS, "pong"), limits.requests_fit, "or are none: claim, pong"),
