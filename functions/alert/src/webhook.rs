@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use firstcome_core::aws::{Aws, secret_text};
+use firstcome_core::aws::{Aws, stored_text};
 use firstcome_core::{Delivery, PortError, Webhook, WebhookAddress, WebhookUrl};
 use lambda_runtime::Error;
 use reqwest::{Client, Response, StatusCode, header::RETRY_AFTER, redirect::Policy};
@@ -12,7 +12,7 @@ use reqwest::{Client, Response, StatusCode, header::RETRY_AFTER, redirect::Polic
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one try may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// What the secret holds before anybody has set it (template.yaml).
+/// What an operator stores to have alarms told to nobody: a secret cannot be emptied again.
 const UNSET: &str = "unset";
 
 /// The address in Secrets Manager; read for each alarm, so that a new one holds at once.
@@ -29,13 +29,17 @@ impl SecretAddress {
 
 impl WebhookAddress for SecretAddress {
     async fn url(&self) -> Result<Option<WebhookUrl>, PortError> {
-        let text = secret_text(&self.aws, &self.secret).await?;
-        match text.trim() {
-            UNSET => Ok(None),
-            url => WebhookUrl::new(url)
-                .map(Some)
-                .map_err(|error| PortError::reject("read the webhook's address", error)),
-        }
+        address(stored_text(&self.aws, &self.secret).await?.as_deref())
+    }
+}
+
+/// The stack creates the secret without a value (template.yaml), which the local AWS reads as an empty one.
+fn address(stored: Option<&str>) -> Result<Option<WebhookUrl>, PortError> {
+    match stored.map_or("", str::trim) {
+        "" | UNSET => Ok(None),
+        url => WebhookUrl::new(url)
+            .map(Some)
+            .map_err(|error| PortError::reject("read the webhook's address", error)),
     }
 }
 
@@ -89,6 +93,17 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn a_secret_without_an_address_names_nobody() {
+        for stored in [None, Some(""), Some(" \n"), Some("unset"), Some("unset\n")] {
+            assert!(address(stored).unwrap().is_none(), "{stored:?}");
+        }
+        address(Some("https://example.com/hook\n"))
+            .unwrap()
+            .unwrap();
+        address(Some("not an address")).unwrap_err();
+    }
 
     /// One HTTP answer, and the request it was for.
     async fn post_to(answer: &str) -> (Delivery, String) {
