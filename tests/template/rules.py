@@ -248,8 +248,8 @@ def encryption(resources: dict) -> list[str]:
 
 
 def stored_by_hand(resources: dict) -> list[str]:
-    """What an operator stores, no deployment overwrites: whether CloudFormation writes
-    a value again when only a description or a tag changes is said nowhere, so there is none to write."""
+    """What an operator stores, no deployment overwrites: whether CloudFormation writes a value again when only a description or a tag
+    changes is said nowhere, so there is none to write."""
     secret = resources["AlertWebhookSecret"]["Properties"]
     return [f"AlertWebhookSecret has a value of the template: {key}" for key in ("SecretString", "GenerateSecretString") if key in secret]
 
