@@ -275,7 +275,11 @@ impl Customer {
             Frame::Result(answered) => self.answered(answered),
             Frame::Accepted => {
                 self.state.refusals = 0;
-                self.wait_for(Due::Result, self.patience());
+                // Of two claims the other may have been refused. It stays due soon: waiting for a result would forget it until
+                // patience has run out twice.
+                if !self.state.was_refused {
+                    self.wait_for(Due::Result, self.patience());
+                }
             }
             Frame::Broadcast { id, message } => {
                 let first = self.state.heard.insert(id);
@@ -359,5 +363,51 @@ async fn until(due: Option<(Instant, Due)>) {
     match due {
         Some((when, _)) => sleep_until(when).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wishes::Wish;
+    use super::*;
+
+    /// A customer who has claimed under these ids, on an open socket.
+    fn claiming(claim_ids: &[&str]) -> Customer {
+        let api = PartnerApi::new("http://127.0.0.1:1", "key").unwrap();
+        let wishes = claim_ids.iter().map(|id| Wish::new((*id).to_owned(), 1));
+        let state = State {
+            subscribed: true,
+            claiming: true,
+            ..State::default()
+        };
+        Customer {
+            number: 0,
+            user: "user".to_owned(),
+            wishes: Wishes::new(wishes.collect()),
+            entrance: Arc::new(Entrance::new(api, "campaign".to_owned(), 1, 1)),
+            commands: mpsc::unbounded_channel().1,
+            events: mpsc::unbounded_channel().0,
+            state,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_claim_is_sent_again_soon_although_another_was_accepted() {
+        let mut customer = claiming(&["refused", "accepted"]);
+        customer.wait_for(Due::Result, PATIENCE);
+        customer.hear(Frame::Gateway("TooManyRequestsException".to_owned()));
+        customer.hear(Frame::Accepted);
+        let (when, due) = customer.state.due.unwrap();
+        assert_eq!(due, Due::Claim);
+        assert!(when - Instant::now() < PATIENCE / 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_accepted_claim_waits_for_its_result() {
+        let mut customer = claiming(&["accepted"]);
+        customer.hear(Frame::Accepted);
+        let (when, due) = customer.state.due.unwrap();
+        assert_eq!(due, Due::Result);
+        assert!(when - Instant::now() >= PATIENCE / 2);
     }
 }
