@@ -12,6 +12,27 @@ pub const WORKERS: usize = 2;
 /// The most claims and messages a sale of the model has.
 pub const MESSAGES: usize = 4;
 
+/// A time, as far as the window tells times apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Time {
+    /// The campaign has not opened.
+    Early,
+    /// Inside the window.
+    Open,
+    /// The window has ended.
+    Late,
+}
+
+impl Time {
+    /// What follows.
+    pub(crate) fn next(self) -> Self {
+        match self {
+            Self::Early => Self::Open,
+            Self::Open | Self::Late => Self::Late,
+        }
+    }
+}
+
 /// A claim as it lies in the queue. Two messages with one `claim` are a replay of its claimId.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message {
@@ -19,8 +40,17 @@ pub struct Message {
     pub claim: u8,
     /// Whose, from 0.
     pub user: u8,
-    /// Whether its own time lies inside the window. It never changes.
-    pub in_time: bool,
+    /// The time that it states, by its producer's clock. It never changes.
+    pub stated: Time,
+    /// When the queue took it, by the queue's clock. It never changes.
+    pub sent: Time,
+}
+
+impl Message {
+    /// Its own time: a producer's clock may be fast, and the queue's is not.
+    pub(crate) fn own_time(&self) -> Time {
+        self.stated.min(self.sent)
+    }
 }
 
 /// How often each fault may strike, in all.
@@ -53,12 +83,25 @@ pub enum Broken {
     UnknownMeansRefused,
     /// The claim's own time is judged before a standing coupon.
     TimeBeforeCoupon,
-    /// The closed mark is judged before a standing coupon.
+    /// The record's closed mark is judged before a standing coupon.
     ClosedBeforeCoupon,
-    /// The closed mark is judged before the stock: whoever was told `sold_out` is told `closed` after an early close.
+    /// Frozen shards are judged before empty ones: whoever was told `sold_out` is told `closed` after an early close.
     ClosedBeforeStock,
-    /// After an early close, `closed` is answered by what was known of the stock before it.
+    /// Of a shard that refuses because it is frozen, what was known of it before is believed.
     ClosedByStaleStock,
+    /// `closed` is answered as soon as one shard is frozen.
+    ClosedAfterOneFrozenShard,
+    /// A frozen shard pays.
+    FrozenCondition,
+    /// The record is closed before the shards are frozen.
+    RecordClosedFirst,
+    /// The record of a campaign that has sold out is closed without the sold mark.
+    ClosedUnmarked,
+    /// A closing whose closer stopped half-way is finished by nobody. Nothing that is said suffers from it; the closing does
+    /// not come to its end.
+    NobodyFinishes,
+    /// The time that a claim states counts, though the queue took it earlier.
+    OwnTimeAsStated,
     /// Before a refusal the coupons are read plainly, not in a transaction.
     PlainConfirmation,
     /// Before a refusal the coupons are not read again.
@@ -69,18 +112,13 @@ pub enum Broken {
     NewTokenOnRepeat,
     /// `issued` is answered when the transaction is sent.
     AnsweredBeforeDurable,
-    /// An early close writes the record and the shards one after the other. It does no harm to what is answered: a
-    /// worker says `closed` only after it has read the mark on every shard that still holds something.
-    ClosedInSteps,
     /// The claim door reads the coupon plainly once the campaign is marked sold out.
     PlainReadAtTheDoor,
-    /// The claim door answers `closed` by the record alone, without a look at the stock.
-    ClosedByTheRecordAtTheDoor,
 }
 
 impl Broken {
     /// Every one of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 21] = [
         Self::CouponCondition,
         Self::StockCondition,
         Self::AcknowledgedBeforeWrite,
@@ -91,13 +129,17 @@ impl Broken {
         Self::ClosedBeforeCoupon,
         Self::ClosedBeforeStock,
         Self::ClosedByStaleStock,
+        Self::ClosedAfterOneFrozenShard,
+        Self::FrozenCondition,
+        Self::RecordClosedFirst,
+        Self::ClosedUnmarked,
+        Self::NobodyFinishes,
+        Self::OwnTimeAsStated,
         Self::PlainConfirmation,
         Self::NoConfirmation,
         Self::NewTokenOnRepeat,
         Self::AnsweredBeforeDurable,
-        Self::ClosedInSteps,
         Self::PlainReadAtTheDoor,
-        Self::ClosedByTheRecordAtTheDoor,
     ];
 }
 
@@ -145,6 +187,33 @@ impl Sale {
         self.broken.contains(&rule)
     }
 
+    /// Whether a message's time is found to lie inside the window.
+    pub(crate) fn in_time(&self, message: &Message) -> bool {
+        let time = if self.breaks(Broken::OwnTimeAsStated) {
+            message.stated
+        } else {
+            message.own_time()
+        };
+        time == Time::Open
+    }
+
+    /// What time it is when the sale begins: before the opening if anybody claims before it.
+    pub(crate) fn begins(&self) -> Time {
+        let sent = self.messages.iter().map(|message| message.sent);
+        sent.min().map_or(Time::Open, |first| first.min(Time::Open))
+    }
+
+    /// When the last message is sent.
+    pub(crate) fn last_sent(&self) -> Time {
+        let sent = self.messages.iter().map(|message| message.sent);
+        sent.max().unwrap_or(Time::Open)
+    }
+
+    /// The set of all shards.
+    pub(crate) fn all_shards(&self) -> Set {
+        (0..self.quotas.len()).map(bit).sum()
+    }
+
     /// The coupons there are.
     pub(crate) fn total(&self) -> u8 {
         self.quotas.iter().sum()
@@ -168,7 +237,7 @@ impl Sale {
     /// The claim that asks for a coupon on behalf of this user: the earliest one in time among these messages.
     pub(crate) fn leader(&self, messages: Set, user: usize) -> Option<u8> {
         self.messages_in(messages)
-            .find(|(_, message)| usize::from(message.user) == user && message.in_time)
+            .find(|(_, message)| usize::from(message.user) == user && self.in_time(message))
             .map(|(_, message)| message.claim)
     }
 }

@@ -120,7 +120,7 @@ pub fn liveness(sale: &Sale) -> Liveness {
             let Some(next) = sale.after(&state, action) else {
                 continue;
             };
-            let certain = next.faults_left == state.faults_left && !action.is_optional();
+            let certain = next.faults_left == state.faults_left && !sale.is_optional(action);
             let next_number = *numbers.entry(next).or_insert_with_key(|next| {
                 unvisited.push_back(next.clone());
                 before.push(Vec::new());

@@ -2,7 +2,7 @@
 
 use stateright::{Model, Property};
 
-use crate::config::{Sale, has};
+use crate::config::{Sale, Time, has};
 use crate::state::{Progress, Refusal, STOCK_ITEM, Said, State, Step};
 use crate::step::{Action, users};
 
@@ -23,8 +23,15 @@ pub const ANSWERS_AGREE: &str = "I5 a claim is told one thing";
 /// I6: an answered coupon stands, and is the one in the table.
 pub const ANSWERS_ARE_DURABLE: &str = "I6 an answered coupon stands";
 
+/// I3: a coupon is won inside the window, whatever time its claim states.
+pub const NOT_BEFORE_THE_OPENING: &str = "I3 nobody wins before the opening";
+/// I3: a claim that was sent in the window, and states no earlier time, is not refused by its time.
+pub const IN_TIME_IS_IN_TIME: &str = "I3 no claim in time is refused by its time";
+/// An early close: once it is answered, nothing is issued.
+pub const CLOSED_IS_CLOSED: &str = "closing: nothing is issued after it";
+
 /// Every invariant.
-pub const INVARIANTS: [&str; 8] = [
+pub const INVARIANTS: [&str; 11] = [
     NEVER_TOO_MANY,
     ONE_PER_USER,
     EVERYBODY_ANSWERED,
@@ -33,6 +40,9 @@ pub const INVARIANTS: [&str; 8] = [
     STOCK_IS_CONSERVED,
     ANSWERS_AGREE,
     ANSWERS_ARE_DURABLE,
+    NOT_BEFORE_THE_OPENING,
+    IN_TIME_IS_IN_TIME,
+    CLOSED_IS_CLOSED,
 ];
 
 /// Reached by some path: a claim was told `issued`.
@@ -57,6 +67,10 @@ pub const ZOMBIE: &str = "a zombie is applied";
 pub const HELD_TWICE: &str = "two workers hold one message";
 /// Reached: one batch pays from two shards at once.
 pub const TWO_SHARDS: &str = "a batch draws on two shards";
+/// Reached: a shard is frozen while a transaction holds another one.
+pub const FROZEN_BESIDE: &str = "a shard is frozen beside one that sells";
+/// Reached: a closing waits because a transaction holds the shard that is to be frozen.
+pub const FREEZE_WAITS: &str = "a freeze meets a transaction";
 /// Reached: a transaction issues two coupons.
 pub const TWO_BUYERS: &str = "a transaction issues two coupons";
 
@@ -102,6 +116,19 @@ impl Model for Sale {
                     _ => true,
                 })
             }),
+            Property::always(NOT_BEFORE_THE_OPENING, |_, state: &State| {
+                !state.issued_early
+            }),
+            Property::always(IN_TIME_IS_IN_TIME, |sale: &Sale, state: &State| {
+                state.answers().all(|(claim, said)| {
+                    let mut messages = sale.messages.iter();
+                    said != Said::OutOfTime
+                        || messages.any(|message| {
+                            usize::from(message.claim) == claim && message.own_time() != Time::Open
+                        })
+                })
+            }),
+            Property::always(CLOSED_IS_CLOSED, |_, state: &State| !state.issued_late),
         ];
         all.extend(
             reachable()
@@ -169,6 +196,16 @@ fn reachable() -> Vec<Property<Sale>> {
             batches
                 .into_iter()
                 .any(|batch| batch.chunks.iter().all(Option::is_some))
+        }),
+        Property::sometimes(FROZEN_BESIDE, |_, state: &State| {
+            let holds = |one: &crate::state::Transaction| one.locks(STOCK_ITEM);
+            state.closing.frozen != 0 && state.transactions.iter().any(holds)
+        }),
+        Property::sometimes(FREEZE_WAITS, |_, state: &State| {
+            let holds = |one: &crate::state::Transaction| {
+                one.locks(STOCK_ITEM) && !has(state.closing.frozen, usize::from(one.shard))
+            };
+            state.closing.begun && state.transactions.iter().any(holds)
         }),
         Property::sometimes(TWO_BUYERS, |_, state: &State| {
             state

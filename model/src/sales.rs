@@ -1,25 +1,29 @@
 //! The sales that are explored, and for every broken rule the sale in which it shows.
 
-use crate::config::{Broken, Faults, Message, Sale};
+use crate::config::{Broken, Faults, Message, Sale, Time};
 use crate::property::{
-    ALREADY_ISSUED, ANSWERS_AGREE, ANSWERS_ARE_DURABLE, CLOSED, EVERYBODY_ANSWERED, HALF_SEEN,
-    HELD_TWICE, ISSUED, NEVER_TOO_MANY, ONE_PER_USER, OUT_OF_TIME, RECOVERED, REFUSALS_HOLD,
-    REPLAYED, SOLD_OUT, SOLD_OUT_IS_TRUE, STOCK_IS_CONSERVED, TWO_BUYERS, TWO_SHARDS, ZOMBIE,
+    ALREADY_ISSUED, ANSWERS_AGREE, ANSWERS_ARE_DURABLE, CLOSED, CLOSED_IS_CLOSED,
+    EVERYBODY_ANSWERED, FREEZE_WAITS, FROZEN_BESIDE, HALF_SEEN, HELD_TWICE, IN_TIME_IS_IN_TIME,
+    ISSUED, NEVER_TOO_MANY, NOT_BEFORE_THE_OPENING, ONE_PER_USER, OUT_OF_TIME, RECOVERED,
+    REFUSALS_HOLD, REPLAYED, SOLD_OUT, SOLD_OUT_IS_TRUE, STOCK_IS_CONSERVED, TWO_BUYERS,
+    TWO_SHARDS, ZOMBIE,
 };
 
 const fn claim(claim: u8, user: u8) -> Message {
-    Message {
-        claim,
-        user,
-        in_time: true,
-    }
+    stated(claim, user, Time::Open, Time::Open)
 }
 
 const fn out_of_time(claim: u8, user: u8) -> Message {
+    stated(claim, user, Time::Early, Time::Open)
+}
+
+/// A claim that states one time and that the queue took at another.
+const fn stated(claim: u8, user: u8, stated: Time, sent: Time) -> Message {
     Message {
         claim,
         user,
-        in_time: false,
+        stated,
+        sent,
     }
 }
 
@@ -169,7 +173,7 @@ pub fn three_users() -> Sale {
 pub fn closing() -> Sale {
     Sale {
         closes: true,
-        reaches: vec![ISSUED, SOLD_OUT, CLOSED, RECOVERED],
+        reaches: vec![ISSUED, SOLD_OUT, CLOSED, RECOVERED, FREEZE_WAITS],
         ..sale(
             "closed early",
             &[claim(0, 0), claim(1, 1)],
@@ -183,7 +187,14 @@ pub fn closing() -> Sale {
 pub fn closing_two_shards() -> Sale {
     Sale {
         closes: true,
-        reaches: vec![ISSUED, CLOSED, RECOVERED, TWO_SHARDS],
+        reaches: vec![
+            ISSUED,
+            CLOSED,
+            RECOVERED,
+            TWO_SHARDS,
+            FROZEN_BESIDE,
+            FREEZE_WAITS,
+        ],
         ..sale(
             "closed early, two shards",
             &[claim(0, 0), claim(1, 1)],
@@ -222,6 +233,64 @@ pub fn door_after_closing() -> Sale {
     }
 }
 
+/// The same at the door, with a shard that another closer has yet to freeze and three who want two coupons.
+pub fn door_after_closing_two_shards() -> Sale {
+    Sale {
+        closes: true,
+        door: true,
+        reaches: vec![ISSUED, CLOSED, RECOVERED, TWO_SHARDS, FROZEN_BESIDE],
+        ..sale(
+            "at the door, two shards closed",
+            &[claim(0, 0), claim(1, 1)],
+            &[1, 1],
+            faults(1, 0, 1, 0),
+        )
+    }
+}
+
+/// A producer's clock is fast: it claims before the opening and states a time after it. Another user claims in time.
+pub fn fast_clock() -> Sale {
+    Sale {
+        reaches: vec![ISSUED, OUT_OF_TIME, RECOVERED],
+        ..sale(
+            "a fast clock before the opening",
+            &[stated(0, 0, Time::Open, Time::Early), claim(1, 1)],
+            &[1],
+            faults(1, 0, 1, 0),
+        )
+    }
+}
+
+/// A producer's clock is fast: it claims in time and states a time after the end.
+pub fn fast_clock_at_the_end() -> Sale {
+    Sale {
+        reaches: vec![ISSUED, SOLD_OUT, RECOVERED],
+        ..sale(
+            "a fast clock before the end",
+            &[stated(0, 0, Time::Late, Time::Open), claim(1, 1)],
+            &[1],
+            faults(1, 0, 1, 0),
+        )
+    }
+}
+
+/// A producer's clock is slow, or its claims were held up: they reach the queue after the opening, and after the end, and state
+/// an earlier time.
+pub fn slow_clock() -> Sale {
+    Sale {
+        reaches: vec![ISSUED, OUT_OF_TIME, RECOVERED],
+        ..sale(
+            "slow clocks",
+            &[
+                stated(0, 0, Time::Early, Time::Open),
+                stated(1, 1, Time::Open, Time::Late),
+            ],
+            &[2],
+            faults(1, 0, 1, 0),
+        )
+    }
+}
+
 /// One user, one message, and a worker that repeats a lost chunk until it knows: here, and only here, the token has to
 /// do alone what the coupon condition does otherwise.
 pub fn patient_worker() -> Sale {
@@ -247,6 +316,10 @@ pub fn all() -> Vec<Sale> {
         closing_two_shards(),
         door(),
         door_after_closing(),
+        door_after_closing_two_shards(),
+        fast_clock(),
+        fast_clock_at_the_end(),
+        slow_clock(),
         patient_worker(),
     ]
 }
@@ -272,12 +345,9 @@ pub fn unharmed() -> Vec<Sale> {
             .with(faults(1, 1, 1, 0))
             .broken(Broken::NewTokenOnRepeat),
         patient_worker().broken(Broken::CouponCondition),
-        closing()
-            .with(faults(1, 1, 1, 0))
-            .broken(Broken::ClosedInSteps),
         closing_two_shards()
             .with(faults(0, 0, 1, 0))
-            .broken(Broken::ClosedInSteps),
+            .broken(Broken::NobodyFinishes),
     ]
 }
 
@@ -297,9 +367,40 @@ pub fn broken() -> Vec<(Sale, &'static str)> {
         ),
         broken(
             door_after_closing(),
-            none,
-            Broken::ClosedByTheRecordAtTheDoor,
+            redelivery,
+            Broken::ClosedUnmarked,
             ANSWERS_AGREE,
+        ),
+        broken(
+            door_after_closing_two_shards(),
+            none,
+            Broken::RecordClosedFirst,
+            REFUSALS_HOLD,
+        ),
+        broken(closing(), none, Broken::RecordClosedFirst, CLOSED_IS_CLOSED),
+        broken(
+            closing_two_shards(),
+            none,
+            Broken::FrozenCondition,
+            CLOSED_IS_CLOSED,
+        ),
+        broken(
+            closing_two_shards(),
+            redelivery,
+            Broken::ClosedAfterOneFrozenShard,
+            REFUSALS_HOLD,
+        ),
+        broken(
+            fast_clock(),
+            none,
+            Broken::OwnTimeAsStated,
+            NOT_BEFORE_THE_OPENING,
+        ),
+        broken(
+            fast_clock_at_the_end(),
+            none,
+            Broken::OwnTimeAsStated,
+            IN_TIME_IS_IN_TIME,
         ),
         broken(
             chunk_of_two(),

@@ -1,6 +1,6 @@
 //! Everything that is true at one instant: the store, the queue, the workers' memories and the requests on their way.
 
-use crate::config::{Faults, MESSAGES, SHARDS, Set, USERS, WORKERS};
+use crate::config::{Faults, MESSAGES, SHARDS, Set, Time, USERS, WORKERS};
 
 /// A coupon, as it stands in the table or in an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,7 +44,8 @@ pub(crate) const STOCK_ITEM: usize = 0;
 pub(crate) enum StockReason {
     None,
     Short(u8),
-    Closed,
+    /// It is frozen, and holds this much for good.
+    Closed(u8),
     Busy,
 }
 
@@ -103,12 +104,15 @@ impl Transaction {
     }
 }
 
-/// An early close: one transaction over the record (item 0) and every shard (item 1 + s).
+/// How far an early close has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Closing {
-    NotAsked,
-    Committed { visible: Set },
-    Done,
+pub(crate) struct Closing {
+    /// It is noted on the record that somebody closes.
+    pub(crate) begun: bool,
+    /// Shards that issue nothing more.
+    pub(crate) frozen: Set,
+    /// The record is closed: the partner is answered, and the doors refuse.
+    pub(crate) ended: bool,
 }
 
 /// What a worker does next.
@@ -145,9 +149,9 @@ pub(crate) struct Batch {
     pub(crate) messages: Set,
     pub(crate) step: Step,
     pub(crate) verdicts: [Option<Verdict>; USERS],
-    /// The early close was seen.
+    /// The closed mark of the record was seen. Only a broken rule looks at it.
     pub(crate) closed: bool,
-    /// Shards read with the closed mark: what they hold, they hold for good.
+    /// Shards known to be frozen: what is known of them, they hold for good.
     pub(crate) frozen: Set,
     /// Users whose leader still wants a coupon.
     pub(crate) waiting: Set,
@@ -189,6 +193,12 @@ pub struct State {
     pub(crate) said: [Option<Said>; MESSAGES],
     /// A claim was told two things that do not go together.
     pub(crate) contradicted: bool,
+    /// What time it is.
+    pub(crate) time: Time,
+    /// Something was issued before the opening.
+    pub(crate) issued_early: bool,
+    /// Something was issued after the record was closed.
+    pub(crate) issued_late: bool,
     pub(crate) workers: [Worker; WORKERS],
     pub(crate) transactions: Vec<Transaction>,
     /// Tokens of transactions that were applied and may be met again.
@@ -205,7 +215,7 @@ impl State {
         self.acknowledged == all
             && self.transactions.is_empty()
             && self.workers.iter().all(|worker| worker.batch.is_none())
-            && !matches!(self.closing, Closing::Committed { .. })
+            && self.closing.begun == self.closing.ended
     }
 
     /// Every claim's binding answer.

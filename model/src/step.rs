@@ -3,7 +3,7 @@
 //! A step is one read of one item, one change of one item becoming visible, one message, or one fault. What a worker
 //! does between two of them touches nobody else and belongs to the step before.
 
-use crate::config::{Broken, SHARDS, Sale, Set, USERS, WORKERS, bit, has};
+use crate::config::{Broken, SHARDS, Sale, Set, Time, USERS, WORKERS, bit, has};
 use crate::state::{
     Batch, Buyers, Chunk, Closing, CouponReason, Progress, Refusal, Response, STOCK_ITEM, Said,
     State, Step, StockReason, Transaction, Verdict, Worker,
@@ -85,13 +85,19 @@ pub enum Action {
         /// Who.
         worker: usize,
     },
-    /// The partner closes the campaign early.
+    /// The partner closes the campaign early: that is noted on the record.
     Close,
-    /// One item of the closing becomes visible: 0 is the record, 1 + s the shard s.
-    ShowClosed {
-        /// Which item.
-        item: usize,
+    /// A closer freezes a shard. While a transaction holds it, the store refuses, and the closer tries again.
+    Freeze {
+        /// Which one.
+        shard: usize,
     },
+    /// A closer that found every shard empty marks the campaign as sold out.
+    MarkSold,
+    /// A closer closes the record.
+    EndClosing,
+    /// Time passes: the campaign opens, or its window ends.
+    Pass,
     /// A user asks again at the claim door, which may refuse by now.
     AskAtTheDoor {
         /// With which claim.
@@ -110,17 +116,19 @@ pub enum Reasons {
     Coupons,
 }
 
-impl Action {
-    /// Whether this may also never happen: outside events, and requests that get lost after nobody waits for them.
-    pub(crate) fn is_optional(self) -> bool {
-        matches!(
-            self,
-            Self::Close | Self::AskAtTheDoor { .. } | Self::Vanish { .. }
-        )
-    }
-}
-
 impl Sale {
+    /// Whether this may also never happen: outside events, and requests that get lost after nobody waits for them. A closing
+    /// that was begun goes on: somebody repeats it, or the refresher finishes it.
+    pub(crate) fn is_optional(&self, action: Action) -> bool {
+        match action {
+            Action::Close | Action::AskAtTheDoor { .. } | Action::Vanish { .. } => true,
+            Action::Freeze { .. } | Action::MarkSold | Action::EndClosing => {
+                self.breaks(Broken::NobodyFinishes)
+            }
+            _ => false,
+        }
+    }
+
     pub(crate) fn start(&self) -> State {
         let mut remaining = [0; SHARDS];
         for (left, quota) in remaining.iter_mut().zip(&self.quotas) {
@@ -130,12 +138,19 @@ impl Sale {
             coupons: [None; USERS],
             puts: [0; USERS],
             remaining,
-            closing: Closing::NotAsked,
+            closing: Closing {
+                begun: false,
+                frozen: 0,
+                ended: false,
+            },
             sold: false,
             acknowledged: 0,
             answered: 0,
             said: Default::default(),
             contradicted: false,
+            time: self.begins(),
+            issued_early: false,
+            issued_late: false,
             workers: [Worker::default(); WORKERS],
             transactions: Vec::new(),
             applied: 0,
@@ -174,22 +189,10 @@ impl Sale {
                 actions.push(Action::Lose { transaction });
             }
         }
-        match state.closing {
-            Closing::NotAsked if self.closes && self.can_close(state) => {
-                actions.push(Action::Close)
-            }
-            Closing::Committed { visible } => {
-                let mut hidden = (0..=self.quotas.len()).filter(|item| !has(visible, *item));
-                if self.breaks(Broken::ClosedInSteps) {
-                    let free = |item: &usize| *item == 0 || !state.shard_locked(item - 1);
-                    let next = hidden.next().filter(free);
-                    actions.extend(next.map(|item| Action::ShowClosed { item }));
-                } else {
-                    actions.extend(hidden.map(|item| Action::ShowClosed { item }));
-                }
-            }
-            _ => {}
+        if state.time < self.last_sent() {
+            actions.push(Action::Pass);
         }
+        self.possible_closing(state, actions);
         if self.door && self.door_may_refuse(state) {
             let users =
                 (0..state.said.len()).filter_map(|claim| Some((claim, self.user_of(claim)?)));
@@ -200,21 +203,43 @@ impl Sale {
         }
     }
 
-    /// Whether the door knows enough to refuse: the sold mark, or the early close and what every shard then held.
+    /// The steps of an early close, in their order. Whoever takes them: each may be repeated, and by another closer.
+    fn possible_closing(&self, state: &State, actions: &mut Vec<Action>) {
+        let Closing {
+            begun,
+            frozen,
+            ended,
+        } = state.closing;
+        if !begun {
+            actions.extend(self.closes.then_some(Action::Close));
+            return;
+        }
+        let unfrozen = (0..self.quotas.len()).filter(|shard| !has(frozen, *shard));
+        let free = unfrozen.filter(|shard| !state.shard_locked(*shard));
+        actions.extend(free.map(|shard| Action::Freeze { shard }));
+        if ended {
+            return;
+        }
+        let all_frozen = frozen == self.all_shards();
+        let unmarked = !state.sold && state.remaining.iter().all(|left| *left <= 0);
+        if all_frozen && unmarked && !self.breaks(Broken::ClosedUnmarked) {
+            actions.push(Action::MarkSold);
+        } else if all_frozen || self.breaks(Broken::RecordClosedFirst) {
+            actions.push(Action::EndClosing);
+        }
+    }
+
+    /// Whether the door knows enough to refuse: the sold mark, or the closed record.
     fn door_may_refuse(&self, state: &State) -> bool {
-        let by_the_record = self.breaks(Broken::ClosedByTheRecordAtTheDoor);
-        let shards_closed = || (1..=self.quotas.len()).all(|item| state.is_closed(item));
-        state.sold || state.is_closed(0) && (by_the_record || shards_closed())
+        state.sold || state.closing.ended
     }
 
     /// What the door tells a user who holds nothing.
     fn refusal_at_the_door(&self, state: &State) -> Refusal {
-        let by_the_record = self.breaks(Broken::ClosedByTheRecordAtTheDoor);
-        let holding = state.remaining.iter().any(|left| *left > 0);
-        if !state.sold && (by_the_record || holding) {
-            Refusal::Closed
-        } else {
+        if state.sold {
             Refusal::SoldOut
+        } else {
+            Refusal::Closed
         }
     }
 
@@ -226,7 +251,9 @@ impl Sale {
             .map(|(index, _)| bit(index))
             .sum();
         for messages in 1..=all {
+            let mut sent = self.messages_in(messages).map(|(_, message)| message.sent);
             if messages.count_ones() <= self.batch
+                && sent.all(|sent| sent <= state.time)
                 && self.redelivered(state, messages).count_ones()
                     <= u32::from(state.faults_left.redeliveries)
             {
@@ -261,8 +288,9 @@ impl Sale {
             }
         }
         if batch.chunks.iter().all(Option::is_none) {
-            let holding = (0..self.quotas.len()).filter(|shard| batch.bounds[*shard] > 0);
-            actions.extend(holding.map(|first| Action::Sell { worker, first }));
+            let selling = (0..self.quotas.len())
+                .filter(|shard| batch.bounds[*shard] > 0 && !has(batch.frozen, *shard));
+            actions.extend(selling.map(|first| Action::Sell { worker, first }));
             if state.faults_left.deadlines > 0 {
                 actions.push(Action::GiveBack { worker });
             }
@@ -280,14 +308,6 @@ impl Sale {
             }
             _ => vec![Reasons::All],
         }
-    }
-
-    fn can_close(&self, state: &State) -> bool {
-        let busy = state
-            .transactions
-            .iter()
-            .any(|transaction| transaction.locks(STOCK_ITEM));
-        !busy || self.breaks(Broken::ClosedInSteps)
     }
 
     /// The state after an action that was possible.
@@ -320,8 +340,11 @@ impl Sale {
                 next.workers[worker] = Worker::default();
                 next.abandon(|transaction| transaction.owner.map(usize::from) == Some(worker));
             }
-            Action::Close => next.closing = Closing::Committed { visible: 0 },
-            Action::ShowClosed { item } => self.show_closed(&mut next, item),
+            Action::Close => next.closing.begun = true,
+            Action::Freeze { shard } => next.closing.frozen |= bit(shard),
+            Action::MarkSold => next.sold = true,
+            Action::EndClosing => next.closing.ended = true,
+            Action::Pass => next.time = next.time.next(),
             Action::AskAtTheDoor { claim } => {
                 let coupon = next.coupons[self.user_of(claim)?];
                 let refusal = Said::Refused(self.refusal_at_the_door(state));
@@ -341,7 +364,7 @@ impl Sale {
         }
         let late = self
             .messages_in(messages)
-            .filter(|(_, message)| !message.in_time)
+            .filter(|(_, message)| !self.in_time(message))
             .map(|(_, message)| usize::from(message.claim));
         let told = late
             .filter(|claim| matches!(state.said[*claim], Some(Said::Holds(_))))
@@ -357,7 +380,7 @@ impl Sale {
         let step = state.workers[worker].batch.as_ref()?.step;
         match step {
             Step::ReadRecord => {
-                let closed = state.is_closed(0);
+                let closed = state.closing.ended;
                 let batch = state.workers[worker].batch.as_mut()?;
                 batch.closed = closed;
                 batch.step = Step::ReadCoupon { user: 0 };
@@ -378,11 +401,10 @@ impl Sale {
             }
             Step::ReadShard { shard } => {
                 let left = u8::try_from(state.remaining[usize::from(shard)]).unwrap_or_default();
-                let closed = state.is_closed(1 + usize::from(shard));
+                let frozen = has(state.closing.frozen, usize::from(shard));
                 let worker = &mut state.workers[worker];
                 let batch = worker.batch.as_mut()?;
-                batch.closed |= closed;
-                if closed {
+                if frozen {
                     batch.frozen |= bit(usize::from(shard));
                 }
                 batch.step = Step::ReadShard { shard: shard + 1 };
@@ -426,7 +448,8 @@ impl Sale {
     fn settle_step(&self, state: &mut State, worker: usize) {
         let Worker { empty, batch } = &mut state.workers[worker];
         let Some(open) = batch.as_mut() else { return };
-        if open.step == Step::ReadRecord && !self.closes {
+        // What shards say decides; the record's mark is for the doors.
+        if open.step == Step::ReadRecord && !self.breaks(Broken::ClosedBeforeCoupon) {
             open.step = Step::ReadCoupon { user: 0 };
         }
         if let Step::ReadCoupon { user } = open.step {
@@ -475,28 +498,30 @@ impl Sale {
         }
     }
 
-    /// What a worker with no chunk under way turns to. Emptiness is judged before the early close: a shard that is empty
-    /// after the close was empty at it.
+    /// What a worker with no chunk under way turns to. It refuses once every shard is empty or frozen, and judges emptiness first:
+    /// a shard that is empty after the close was empty at it.
     fn next_sale(&self, batch: &Batch) -> Step {
         let holding: Set = (0..self.quotas.len())
             .filter(|shard| batch.bounds[*shard] > 0)
             .map(bit)
             .sum();
         let empty = if self.breaks(Broken::SoldOutAfterOneEmptyShard) {
-            holding.count_ones() < u32::try_from(self.quotas.len()).unwrap_or_default()
+            holding != self.all_shards()
         } else {
             holding == 0
         };
-        let frozen = holding & !batch.frozen == 0 || self.breaks(Broken::ClosedByStaleStock);
-        let by_the_mark = batch.closed && self.breaks(Broken::ClosedBeforeStock);
+        let closed_first =
+            self.breaks(Broken::ClosedBeforeStock) && batch.frozen == self.all_shards();
+        let closed = holding & !batch.frozen == 0
+            || self.breaks(Broken::ClosedAfterOneFrozenShard) && batch.frozen != 0;
         if batch.waiting == 0 {
             Step::Answer
-        } else if empty && !by_the_mark {
-            Step::Confirm(Refusal::SoldOut)
-        } else if by_the_mark || batch.closed && frozen {
+        } else if closed_first {
             Step::Confirm(Refusal::Closed)
-        } else if batch.closed {
-            Step::ReadShard { shard: 0 }
+        } else if empty {
+            Step::Confirm(Refusal::SoldOut)
+        } else if closed {
+            Step::Confirm(Refusal::Closed)
         } else {
             Step::Sell
         }
@@ -508,6 +533,9 @@ impl Sale {
         for shard in shards {
             let token = state.free_token();
             let batch = state.workers[worker].batch.as_mut()?;
+            if has(batch.frozen, shard) {
+                continue;
+            }
             let mut buyers: Buyers = [None; USERS];
             let eligible = match batch.waiting & !batch.resting {
                 0 => batch.waiting,
@@ -568,10 +596,10 @@ impl Sale {
         let shard = usize::from(asked.shard);
         let size = users(&asked.buyers).count_ones();
         let left = u8::try_from(state.remaining[shard]).unwrap_or_default();
-        let stock = if state.shard_locked(shard) || self.closing_locks(state, shard) {
+        let stock = if state.shard_locked(shard) {
             StockReason::Busy
-        } else if state.is_closed(1 + shard) {
-            StockReason::Closed
+        } else if has(state.closing.frozen, shard) && !self.breaks(Broken::FrozenCondition) {
+            StockReason::Closed(left)
         } else if u32::from(left) < size && !self.breaks(Broken::StockCondition) {
             StockReason::Short(left)
         } else {
@@ -597,20 +625,13 @@ impl Sale {
         refused.then_some(told)
     }
 
-    fn closing_locks(&self, state: &State, shard: usize) -> bool {
-        match state.closing {
-            Closing::Committed { visible } => {
-                !has(visible, 1 + shard) && !self.breaks(Broken::ClosedInSteps)
-            }
-            _ => false,
-        }
-    }
-
     fn judge(&self, state: &mut State, transaction: usize, reasons: Reasons) {
         match self.judgement(state, transaction, reasons) {
             Some(response) => state.respond(transaction, response),
             None => {
                 state.transactions[transaction].progress = Progress::Committed { visible: 0 };
+                state.issued_early |= state.time < Time::Open;
+                state.issued_late |= state.closing.ended;
             }
         }
     }
@@ -642,7 +663,12 @@ impl Sale {
                 match stock {
                     StockReason::None => {}
                     StockReason::Short(left) => at_most = left,
-                    StockReason::Closed => batch.closed = true,
+                    StockReason::Closed(left) => {
+                        batch.frozen |= bit(shard);
+                        if !self.breaks(Broken::ClosedByStaleStock) {
+                            at_most = left;
+                        }
+                    }
                     StockReason::Busy if self.breaks(Broken::ConflictMeansEmpty) => at_most = 0,
                     StockReason::Busy => {}
                 }
@@ -713,7 +739,7 @@ impl Sale {
         let plain = self.breaks(Broken::PlainConfirmation) || self.breaks(Broken::NoConfirmation);
         let busy = (0..USERS).any(|user| has(waiting, user) && state.locked(1 + user));
         let coupons = state.coupons;
-        state.sold |= self.door && refusal == Refusal::SoldOut;
+        state.sold |= (self.door || self.closes) && refusal == Refusal::SoldOut;
         let batch = state.workers[worker].batch.as_mut()?;
         for user in (0..USERS).filter(|user| has(waiting, *user)) {
             let coupon = coupons[user].filter(|_| !self.breaks(Broken::NoConfirmation));
@@ -755,7 +781,7 @@ impl Sale {
                 let verdict = batch.verdicts[user];
                 let undecided = verdict.is_none() && self.leader(batch.messages, user).is_some();
                 let said = match verdict {
-                    _ if !message.in_time && self.breaks(Broken::TimeBeforeCoupon) => {
+                    _ if !self.in_time(&message) && self.breaks(Broken::TimeBeforeCoupon) => {
                         Some(Said::OutOfTime)
                     }
                     Some(Verdict::Holds(_))
@@ -765,7 +791,7 @@ impl Sale {
                     }
                     Some(Verdict::Holds(coupon)) => Some(Said::Holds(coupon)),
                     None if undecided => None,
-                    _ if !message.in_time => Some(Said::OutOfTime),
+                    _ if !self.in_time(&message) => Some(Said::OutOfTime),
                     Some(Verdict::Refused(refusal)) => Some(Said::Refused(refusal)),
                     None => None,
                 };
@@ -773,15 +799,6 @@ impl Sale {
             })
             .collect::<Vec<_>>()
             .into_iter()
-    }
-
-    fn show_closed(&self, state: &mut State, item: usize) {
-        if let Closing::Committed { visible } = &mut state.closing {
-            *visible |= bit(item);
-            if (0..=self.quotas.len()).all(|item| has(*visible, item)) {
-                state.closing = Closing::Done;
-            }
-        }
     }
 }
 
@@ -850,15 +867,6 @@ impl State {
         self.transactions.iter().any(|transaction| {
             usize::from(transaction.shard) == shard && transaction.locks(STOCK_ITEM)
         })
-    }
-
-    /// Whether the early close can be seen on the record (0) or on shard s (1 + s).
-    pub(crate) fn is_closed(&self, item: usize) -> bool {
-        match self.closing {
-            Closing::NotAsked => false,
-            Closing::Committed { visible } => has(visible, item),
-            Closing::Done => true,
-        }
     }
 
     fn show(&mut self, transaction: usize, item: usize) {

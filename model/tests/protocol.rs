@@ -47,6 +47,14 @@ fn a_sale_that_loses_a_message_is_stuck() {
 }
 
 #[test]
+fn a_closing_that_nobody_finishes_is_stuck() {
+    let sale = sales::closing_two_shards()
+        .with(Faults::default())
+        .broken(Broken::NobodyFinishes);
+    assert!(liveness(&sale).stuck > 0);
+}
+
+#[test]
 fn every_broken_rule_is_noticed() {
     for (sale, property) in sales::broken() {
         let rules = sale.broken.clone();

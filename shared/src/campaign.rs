@@ -28,7 +28,7 @@ pub const DEFAULT_COUPON_TTL_SECONDS: u32 = 30 * 86_400;
 /// The longest life of a coupon: 5 years, in seconds.
 pub const MAX_COUPON_TTL_SECONDS: u32 = 5 * 365 * 86_400;
 
-/// An offer of `total` coupons, first come, first served. Immutable once stored, except for `closed_at`.
+/// An offer of `total` coupons, first come, first served. Immutable once stored, except for `closing_at` and `closed_at`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -57,7 +57,10 @@ pub struct Campaign {
     pub priority: bool,
     /// When it was created.
     pub created_at: Timestamp,
-    /// When it was closed early; set once, never taken back.
+    /// When somebody began to close it early; set once. No verdict follows from it: it only makes an unfinished closing known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closing_at: Option<Timestamp>,
+    /// When it was closed early, every stock shard having been frozen; set once, never taken back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed_at: Option<Timestamp>,
 }
@@ -180,6 +183,7 @@ impl NewCampaign {
             shards,
             priority: self.priority.unwrap_or_default(),
             created_at: now,
+            closing_at: None,
             closed_at: None,
         })
     }

@@ -74,7 +74,7 @@ pub enum Creation {
     Mismatch,
 }
 
-/// Creates, closes and lists a partner's campaigns.
+/// Creates and lists a partner's campaigns.
 pub trait CampaignCatalog {
     /// Stores the record, every stock shard and the index items, all or nothing. MUST NOT overwrite anything; within
     /// [`IDEMPOTENCY_SECONDS`] one key of one partner MUST make at most one campaign.
@@ -83,15 +83,6 @@ pub trait CampaignCatalog {
         campaign: &Campaign,
         idempotency: Option<&Idempotency>,
     ) -> impl Future<Output = Result<Creation, PortError>> + Send;
-
-    /// Closes the record and every stock shard at one instant; once `Ok`, nothing more is issued. Repeating is harmless
-    /// and gives the first closing's time. If every shard is empty at that instant, the sold mark MUST stand before it:
-    /// else the doors would say `closed` where a worker says `sold_out`.
-    fn close(
-        &self,
-        campaign: &Campaign,
-        now: Timestamp,
-    ) -> impl Future<Output = Result<Timestamp, PortError>> + Send;
 
     /// The partner's campaigns behind `after`, newest first, at most `limit` (up to 100).
     /// MUST see every write that was answered before the call.

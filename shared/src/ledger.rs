@@ -28,7 +28,7 @@ pub struct StockShard {
     pub issued: u32,
     /// What it started with.
     pub quota: u32,
-    /// When the campaign was closed early; then it issues nothing more.
+    /// When an early closing froze it; from then on it issues nothing, and what it holds, it holds for good.
     pub closed_at: Option<Timestamp>,
 }
 
@@ -81,8 +81,8 @@ pub enum StockReason {
     None,
     /// It has fewer than the chunk needs: this many.
     Short(u32),
-    /// The campaign was closed early.
-    Closed,
+    /// An early closing has frozen it, and it holds this much for good.
+    Closed(u32),
     /// There is no such counter: damage, never "empty".
     Missing,
     /// Somebody else is writing it, or it is throttled.
@@ -135,7 +135,7 @@ pub trait CouponLedger {
     ) -> impl Future<Output = Result<HashMap<UserId, Coupon>, PortError>> + Send;
 
     /// Issues the chunk: takes its size from the shard's `remaining` and stores every coupon, or does nothing.
-    /// MUST refuse if the shard has too few, is closed or missing, or if any user holds a coupon of the campaign.
+    /// MUST refuse if the shard has too few, is frozen or missing, or if any user holds a coupon of the campaign.
     /// MUST NOT repeat the call by itself.
     fn issue(&self, chunk: &Chunk) -> impl Future<Output = Result<ChunkOutcome, PortError>> + Send;
 

@@ -1,18 +1,25 @@
-//! The minute's round: a new snapshot for the doors, announcements that are due, repairs of those that were lost, and the
-//! audit that no coupon appeared or vanished.
+//! The minute's round: closings that stopped half-way are finished, a new snapshot for the doors, announcements that are due,
+//! repairs of those that were lost, and the audit that no coupon appeared or vanished.
 
 use std::collections::HashSet;
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
 
 use crate::{
     ANNOUNCE_AHEAD_SECONDS, Announcement, BroadcastId, BroadcastJob, BroadcastOutbox, Campaign,
-    CampaignId, Clock, PortError, Snapshot, StockCounters, Timestamp, closed, delay_seconds,
-    opened, sold_out, stock_damage,
+    CampaignClosing, CampaignId, Clock, PortError, Snapshot, SoldMarks, StockCounters, Timestamp,
+    close_campaign, closed, delay_seconds, opened, sold_out, stock_damage,
 };
 
 /// A campaign leaves the snapshot so many seconds after its end (a day).
 pub(crate) const RETIRE_AFTER_SECONDS: i64 = 86_400;
 /// An announcement that was due longer ago than this, in seconds, is no news any more.
 const REPAIR_SECONDS: i64 = 3600;
+/// How long a round may be held up by the closings it finishes: the doors wait for the snapshot. The next round goes on.
+const FINISHING_PATIENCE: Duration = Duration::from_secs(3);
+/// Closings finished at once.
+const FINISHED_AT_ONCE: usize = 8;
 /// An announcement is given so long, in seconds, before it counts as lost.
 const REPAIR_GRACE_SECONDS: i64 = 20;
 
@@ -62,6 +69,8 @@ pub struct Round {
     pub announced: usize,
     /// Campaigns taken out of the index.
     pub retired: usize,
+    /// Early closings that had stopped half-way and were finished.
+    pub finished: usize,
     /// Campaigns whose counters do not add up. Anything but 0 is damage.
     pub drifted: usize,
     /// Whether another refresher was faster.
@@ -75,14 +84,20 @@ pub struct Round {
 /// the next one does it again.
 pub async fn refresh<S, B, K>(store: &S, broadcasts: &B, clock: &K) -> Result<Round, PortError>
 where
-    S: LiveCampaigns + SnapshotStore + AnnouncementRecords + StockCounters,
+    S: LiveCampaigns
+        + SnapshotStore
+        + AnnouncementRecords
+        + StockCounters
+        + CampaignClosing
+        + SoldMarks
+        + Sync,
     B: BroadcastOutbox,
     K: Clock,
 {
     let built_at = clock.now();
-    let (retired, campaigns): (Vec<_>, Vec<_>) = store
-        .live()
-        .await?
+    let mut live = store.live().await?;
+    let finished = finish_closings(store, &mut live, clock).await;
+    let (retired, campaigns): (Vec<_>, Vec<_>) = live
         .into_iter()
         .partition(|campaign| is_over(campaign, built_at));
     let snapshot = Snapshot {
@@ -94,6 +109,7 @@ where
 
     let mut round = Round {
         campaigns: snapshot.campaigns.len(),
+        finished: finished.len(),
         ..Round::default()
     };
     round.late = publication == Publication::Late;
@@ -103,7 +119,8 @@ where
             Err(error) => warn(campaign, &error, "campaign not retired"),
         }
     }
-    match announce(store, broadcasts, &snapshot.campaigns, clock.now()).await {
+    let now = clock.now();
+    match announce(store, broadcasts, &snapshot.campaigns, &finished, now).await {
         Ok(announced) => round.announced = announced,
         Err(error) => {
             tracing::warn!(
@@ -114,6 +131,32 @@ where
     }
     round.drifted = audit(store, &snapshot.campaigns).await;
     Ok(round)
+}
+
+/// Finishes the early closings that were begun and whose end the record does not show: of closers that died, gave up in a rush,
+/// or are still at work, which does no harm. Returns those that are closed now; the others are left to the next round.
+async fn finish_closings<S, K>(store: &S, live: &mut [Campaign], clock: &K) -> HashSet<CampaignId>
+where
+    S: CampaignClosing + SoldMarks + Sync,
+    K: Clock,
+{
+    let unfinished = live
+        .iter_mut()
+        .filter(|campaign| campaign.closing_at.is_some() && campaign.closed_at.is_none());
+    let finish = async |campaign: &mut Campaign| {
+        let closed = close_campaign(store, campaign, clock, FINISHING_PATIENCE).await;
+        match closed {
+            Ok(closed_at) => campaign.closed_at = Some(closed_at),
+            Err(error) => warn(campaign, &error, "closing not finished; next round goes on"),
+        }
+        campaign.closed_at.map(|_| campaign.campaign_id.clone())
+    };
+    let mut finished = stream::iter(unfinished.map(finish)).buffer_unordered(FINISHED_AT_ONCE);
+    let mut closed = HashSet::new();
+    while let Some(one) = finished.next().await {
+        closed.extend(one);
+    }
+    closed
 }
 
 fn warn(campaign: &Campaign, error: &PortError, message: &str) {
@@ -130,6 +173,7 @@ async fn announce<S, B>(
     store: &S,
     broadcasts: &B,
     campaigns: &[Campaign],
+    just_closed: &HashSet<CampaignId>,
     now: Timestamp,
 ) -> Result<usize, PortError>
 where
@@ -137,8 +181,12 @@ where
     B: BroadcastOutbox,
 {
     let sold = store.sold().await?;
-    let wanted =
-        |campaign: &Campaign| announcements(campaign, sold.contains(&campaign.campaign_id), now);
+    let wanted = |campaign: &Campaign| {
+        let id = &campaign.campaign_id;
+        let mut wanted = announcements(campaign, sold.contains(id), now);
+        wanted.extend(just_closed.contains(id).then(|| closed(campaign)));
+        wanted
+    };
     let wanted: Vec<Announcement> = campaigns.iter().flat_map(wanted).collect();
     let ids: Vec<BroadcastId> = wanted
         .iter()
@@ -267,6 +315,50 @@ mod tests {
             round(&store, NOW.plus_seconds(60)).await.1,
             [(AnnouncementKind::Closed, 0)]
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_closing_that_stopped_half_way_is_finished_published_and_announced() {
+        let store = MemoryRefreshStore::default();
+        let campaign = sample_campaign(2500, NOW);
+        let id = &campaign.campaign_id;
+        store.add(&campaign);
+        store.begin_closing(id, NOW).await.unwrap();
+        store.freeze(id, 0, NOW).await.unwrap();
+        let now = NOW.plus_seconds(60);
+        let (first, announced) = round(&store, now).await;
+        assert_eq!((first.finished, first.drifted), (1, 0));
+        assert!(announced.contains(&(AnnouncementKind::Closed, 0)));
+        let published = store.published().unwrap().campaigns.remove(0);
+        assert_eq!(published.closed_at, Some(now));
+        let stock = store.ledger.shards(id);
+        assert!(stock.iter().all(|shard| shard.closed_at.is_some()));
+        assert_eq!(stock[0].closed_at, Some(NOW), "as it was frozen");
+        assert_eq!(round(&store, now.plus_seconds(1)).await.0.finished, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_closing_that_meets_only_conflicts_holds_the_snapshot_up_for_three_seconds() {
+        let store = MemoryRefreshStore::default();
+        let campaigns: Vec<Campaign> = (1..=5)
+            .map(|n| Campaign {
+                campaign_id: CampaignId::mint(NOW, n),
+                ..sample_campaign(1, NOW)
+            })
+            .collect();
+        for campaign in &campaigns {
+            store.add(campaign);
+            let begun = store.begin_closing(&campaign.campaign_id, NOW);
+            begun.await.unwrap();
+        }
+        store.ledger.freezes_busy(usize::MAX);
+        let began = tokio::time::Instant::now();
+        assert_eq!(round(&store, NOW).await.0.finished, 0);
+        assert_eq!(began.elapsed(), FINISHING_PATIENCE);
+        assert_eq!(store.published().unwrap().campaigns.len(), 5);
+        store.ledger.freezes_busy(0);
+        let next = NOW.plus_seconds(60);
+        assert_eq!(round(&store, next).await.0.finished, 5, "the next one does");
     }
 
     #[tokio::test]

@@ -15,10 +15,11 @@ use std::time::Duration;
 use firstcome_core::aws::{Aws, DynamoCampaigns, DynamoCatalog, DynamoLedger, contract};
 use firstcome_core::memory::{MemoryLedger, sample_campaign};
 use firstcome_core::{
-    Campaign, CampaignCatalog, CampaignId, CampaignRecords, Chunk, ChunkOutcome, Claim, ClaimId,
-    Confirmation, Coupon, CouponLedger, CouponReason, Entropy, FIRST_PACE_SECONDS, Issuer, Mark,
-    Outcome, SoldMarks, StockCounters, StockReason, StockTicks, SystemClock, SystemEntropy,
-    Timestamp, UserId, Verdict, coupon_code,
+    CLOSING_PATIENCE, Campaign, CampaignCatalog, CampaignClosing, CampaignId, CampaignRecords,
+    Chunk, ChunkOutcome, Claim, ClaimId, Confirmation, Coupon, CouponLedger, CouponReason, Entropy,
+    FIRST_PACE_SECONDS, Freeze, Issuer, Mark, Outcome, SoldMarks, StockCounters, StockReason,
+    StockTicks, SystemClock, SystemEntropy, Timestamp, UserId, Verdict, close_campaign,
+    coupon_code,
 };
 use futures_util::future::join_all;
 use tokio::time::Instant;
@@ -27,12 +28,23 @@ const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 
 /// The parts of a store, and how a test fills it.
 trait Store: Clone {
-    type Campaigns: CampaignRecords + StockCounters + SoldMarks + StockTicks + Clone;
+    type Campaigns: CampaignRecords
+        + StockCounters
+        + SoldMarks
+        + StockTicks
+        + CampaignClosing
+        + Clone
+        + Sync;
     type Ledger: CouponLedger + Clone;
     fn campaigns(&self) -> Self::Campaigns;
     fn ledger(&self) -> Self::Ledger;
     async fn add(&self, campaign: &Campaign);
-    async fn close(&self, campaign: &Campaign);
+    async fn close(&self, campaign: &Campaign) -> Timestamp {
+        let campaigns = self.campaigns();
+        close_campaign(&campaigns, campaign, &SystemClock, CLOSING_PATIENCE)
+            .await
+            .unwrap()
+    }
 }
 
 impl Store for MemoryLedger {
@@ -46,9 +58,6 @@ impl Store for MemoryLedger {
     }
     async fn add(&self, campaign: &Campaign) {
         MemoryLedger::add(self, campaign);
-    }
-    async fn close(&self, campaign: &Campaign) {
-        MemoryLedger::close(self, &campaign.campaign_id, NOW);
     }
 }
 
@@ -72,9 +81,6 @@ impl Store for Dynamo {
     }
     async fn add(&self, campaign: &Campaign) {
         self.catalog.create(campaign, None).await.unwrap();
-    }
-    async fn close(&self, campaign: &Campaign) {
-        self.catalog.close(campaign, NOW).await.unwrap();
     }
 }
 
@@ -235,7 +241,7 @@ async fn a_chunk_that_was_refused_is_judged_anew_when_it_comes_again(store: &imp
     store.close(&campaign).await;
     assert_eq!(
         reasons(issue(store, &chunk).await).0,
-        StockReason::Closed,
+        StockReason::Closed(2),
         "a refusal is not remembered"
     );
 }
@@ -377,7 +383,7 @@ async fn a_refusal_of_the_stock_does_not_hide_those_of_coupons(store: &impl Stor
     // Nothing is left, and the campaign is closed: that is what counts.
     store.close(&campaign).await;
     let refused = reasons(issue(store, &everybody).await);
-    assert_eq!(refused, (StockReason::Closed, standing.clone()));
+    assert_eq!(refused, (StockReason::Closed(0), standing.clone()));
     // The shard does not exist.
     let elsewhere = Chunk {
         shard: 9,
@@ -409,25 +415,144 @@ async fn a_missing_shard_is_missing_and_not_empty(store: &impl Store) {
 async fn a_closed_campaign_issues_nothing(store: &impl Store) {
     let campaign = campaign(2500);
     store.add(&campaign).await;
-    store.close(&campaign).await;
-    store.close(&campaign).await;
-    for shard in 0..campaign.shards {
+    let first = store.close(&campaign).await;
+    assert_eq!(store.close(&campaign).await, first, "the first one's time");
+    for (shard, quota) in campaign.quotas() {
         assert_eq!(
             reasons(issue(store, &chunk(&campaign, shard, 0..1)).await).0,
-            StockReason::Closed
+            StockReason::Closed(quota)
         );
     }
-    assert!(
-        store
-            .campaigns()
-            .find(&campaign.campaign_id)
-            .await
-            .unwrap()
-            .unwrap()
-            .closed_at
-            .is_some()
-    );
+    assert_eq!(record(store, &campaign).await.closed_at, Some(first));
+    assert!(!sold(store, &campaign).await);
     assert_eq!(books(store, &campaign).await, (2500, 0));
+}
+
+async fn record(store: &impl Store, campaign: &Campaign) -> Campaign {
+    let found = store.campaigns().find(&campaign.campaign_id).await.unwrap();
+    found.unwrap()
+}
+
+async fn sold(store: &impl Store, campaign: &Campaign) -> bool {
+    let sold = store.campaigns().is_sold(&campaign.campaign_id).await;
+    sold.unwrap()
+}
+
+async fn a_note_of_a_closing_is_kept_and_refuses_nobody(store: &impl Store) {
+    let campaign = campaign(10);
+    store.add(&campaign).await;
+    let campaigns = store.campaigns();
+    for at in [NOW, NOW.plus_seconds(9)] {
+        let noted = campaigns.begin_closing(&campaign.campaign_id, at).await;
+        noted.unwrap();
+    }
+    let noted = record(store, &campaign).await;
+    assert_eq!((noted.closing_at, noted.closed_at), (Some(NOW), None));
+    let expected = Campaign {
+        closing_at: Some(NOW),
+        ..campaign.clone()
+    };
+    assert_eq!(noted, expected, "and nothing else has changed");
+    assert_eq!(
+        issue(store, &chunk(&campaign, 0, 0..3)).await,
+        ChunkOutcome::Issued
+    );
+}
+
+async fn a_frozen_shard_keeps_what_it_holds_and_the_others_sell(store: &impl Store) {
+    let campaign = Campaign {
+        shards: 2,
+        ..campaign(20)
+    };
+    store.add(&campaign).await;
+    issue(store, &chunk(&campaign, 0, 0..3)).await;
+    let freeze = async |at: Timestamp| {
+        let campaigns = store.campaigns();
+        let froze = campaigns.freeze(&campaign.campaign_id, 0, at).await;
+        match froze.unwrap() {
+            Freeze::Frozen(shard) => shard,
+            Freeze::Busy => panic!("nobody writes"),
+        }
+    };
+    let frozen = freeze(NOW).await;
+    assert_eq!((frozen.shard, frozen.remaining, frozen.issued), (0, 7, 3));
+    assert_eq!(frozen.closed_at, Some(NOW));
+    assert_eq!(
+        reasons(issue(store, &chunk(&campaign, 0, 3..4)).await).0,
+        StockReason::Closed(7)
+    );
+    assert_eq!(
+        issue(store, &chunk(&campaign, 1, 3..7)).await,
+        ChunkOutcome::Issued
+    );
+    assert_eq!(freeze(NOW.plus_seconds(9)).await, frozen, "as it was");
+    assert_eq!(books(store, &campaign).await, (13, 7));
+    let missing = store.campaigns();
+    let missing = missing.freeze(&campaign.campaign_id, 9, NOW).await;
+    assert_eq!(missing.unwrap_err().fate, firstcome_core::Fate::Reject);
+    assert_eq!(books(store, &campaign).await, (13, 7), "nor was one made");
+}
+
+async fn a_closing_of_what_has_sold_out_leaves_it_sold_out(store: &impl Store) {
+    let campaign = campaign(3);
+    store.add(&campaign).await;
+    issue(store, &chunk(&campaign, 0, 0..3)).await;
+    store.close(&campaign).await;
+    assert!(sold(store, &campaign).await);
+    assert!(record(store, &campaign).await.closed_at.is_some());
+}
+
+/// Many workers sell, and the campaign is closed in the middle of it: whatever stands when the closing is answered is all there
+/// ever is, and everybody is told `issued` or `closed`.
+async fn nothing_is_issued_once_a_closing_in_a_rush_is_answered(store: &impl Store) {
+    let campaign = Campaign {
+        shards: 4,
+        ..campaign(4000)
+    };
+    store.add(&campaign).await;
+    let (workers, deadline) = (8, Instant::now() + Duration::from_secs(60));
+    let sell = async |worker: u32| {
+        let issuer = Issuer::new(
+            store.campaigns(),
+            store.ledger(),
+            SystemClock,
+            SystemEntropy,
+        );
+        let (mut issued, mut refused) = (0, 0);
+        for batch in 0..40 {
+            let first = worker * 1000 + batch * 10;
+            let claims: Vec<Claim> = (first..first + 10)
+                .map(|user| claim(&campaign, user, "c"))
+                .collect();
+            let decisions = issuer.decide(&claims, deadline).await;
+            for verdict in decisions.verdicts {
+                match verdict.expect("decided well before the deadline") {
+                    Verdict::Standing(_) => issued += 1,
+                    Verdict::Refused(outcome) => {
+                        assert_eq!(outcome, Outcome::Closed);
+                        refused += 1;
+                    }
+                }
+            }
+            // On memory nothing ever waits; let the others act.
+            tokio::task::yield_now().await;
+        }
+        (issued, refused)
+    };
+    let close = async {
+        while books(store, &campaign).await.1 < 400 {
+            tokio::task::yield_now().await;
+        }
+        store.close(&campaign).await;
+        books(store, &campaign).await
+    };
+    let (sold, at_the_answer) = tokio::join!(join_all((0..workers).map(sell)), close);
+    let issued: u32 = sold.iter().map(|(issued, _)| issued).sum();
+    let refused: u32 = sold.iter().map(|(_, refused)| refused).sum();
+    assert_eq!(books(store, &campaign).await, at_the_answer);
+    assert_eq!(at_the_answer, (4000 - issued, issued));
+    assert_eq!(issued + refused, workers * 400);
+    assert!(refused > 0, "closed in the middle of it");
 }
 
 async fn a_confirmation_finds_exactly_what_stands(store: &impl Store) {
@@ -583,6 +708,10 @@ contract!(
     a_refusal_of_the_stock_does_not_hide_those_of_coupons,
     a_missing_shard_is_missing_and_not_empty,
     a_closed_campaign_issues_nothing,
+    a_note_of_a_closing_is_kept_and_refuses_nobody,
+    a_frozen_shard_keeps_what_it_holds_and_the_others_sell,
+    a_closing_of_what_has_sold_out_leaves_it_sold_out,
+    nothing_is_issued_once_a_closing_in_a_rush_is_answered,
     a_confirmation_finds_exactly_what_stands,
     marks_are_set_once,
     a_concurrent_sale_is_exact,

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use firstcome_core::{
-    BroadcastJob, Caller, CampaignDirectory, CampaignId, ClaimId, Clock, DIRECTORY_FRESHNESS,
-    DeliveryJob, FrameBody, Gate, Issuer, JobError, PostEngine, Poster, ServerFrame, StockNews,
-    announce, deliver_answers, deliver_snapshot, post_page, post_stock, refresh,
+    BroadcastJob, CLOSING_PATIENCE, Caller, CampaignDirectory, CampaignId, CampaignRecords,
+    ClaimId, Clock, DIRECTORY_FRESHNESS, DeliveryJob, FrameBody, Gate, Issuer, JobError, PortError,
+    PostEngine, Poster, ServerFrame, StockNews, announce, close_campaign, deliver_answers,
+    deliver_snapshot, post_page, post_stock, refresh,
 };
 use issue::handler::Worker;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -18,6 +19,7 @@ use crate::book::{Answer, ClaimKey, Place};
 use crate::fault::{happens, millis};
 use crate::ports::{Ports, receipt};
 use crate::queue::Message;
+use crate::tables::Offer;
 use crate::world::{BASE, Body, RECEIVES_IN_A_STORM, State, World};
 
 /// What Lambda gives `issue` (template.yaml), and what its handler keeps of it for the end.
@@ -30,6 +32,8 @@ const BROADCAST_DEADLINE: Duration = Duration::from_secs(27);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Posts per second of one poster.
 const POSTS_PER_SECOND: u32 = 1000;
+/// How far the clocks of those who close campaigns are off; the product's assumption is half a second (`SETTLING`).
+const CLOSER_SKEW_MILLIS: i64 = 240;
 /// How often the refresher runs. More often than in production, so that a run sees several rounds.
 const REFRESH_EVERY: Duration = Duration::from_secs(20);
 
@@ -50,7 +54,12 @@ async fn invoke<T>(ports: &Ports, limit: Duration, work: impl Future<Output = T>
 
 /// An environment's name and clock, until the next one.
 fn environment(world: &Arc<World>, role: &str, generation: u32) -> Ports {
-    let skew = world.with(|state| state.rng.i64(-3000..=3000));
+    skewed_environment(world, role, generation, 3000)
+}
+
+/// An environment whose clock is off by at most this many milliseconds.
+fn skewed_environment(world: &Arc<World>, role: &str, generation: u32, most: i64) -> Ports {
+    let skew = world.with(|state| state.rng.i64(-most..=most));
     Ports::new(world, format!("{role}.{generation}"), skew)
 }
 
@@ -278,16 +287,67 @@ pub(crate) async fn keep_fresh(world: Arc<World>) {
     for generation in 0.. {
         let pause = world.with(|state| millis(&mut state.rng, 0..=5000));
         sleep(pause).await;
-        let ports = environment(&world, "refresher", generation);
+        let ports = skewed_environment(&world, "refresher", generation, CLOSER_SKEW_MILLIS);
         let round = invoke(&ports, CALL_TIMEOUT, refresh(&ports, &ports, &ports)).await;
         if let Some(Ok(round)) = round {
             world.with(|state| {
                 state.rounds += 1;
+                state.stats.finished += round.finished as u64;
                 state.book.drifted(round.drifted);
             });
         }
         sleep(REFRESH_EVERY).await;
     }
+}
+
+/// Closes a campaign as the API does, and again, up to so many times, for as long as no answer comes. With `within`, a closing
+/// must be answered in so many milliseconds at the first try.
+pub(crate) async fn close(world: Arc<World>, id: CampaignId, tries: u32, within: Option<u64>) {
+    for generation in 0..tries {
+        let ports = skewed_environment(&world, "closer", generation, CLOSER_SKEW_MILLIS);
+        let began = world.millis();
+        let closing = async {
+            let found = ports.find(&id).await?;
+            let campaign = found.ok_or_else(|| PortError::reject("close", "no campaign"))?;
+            close_campaign(&ports, &campaign, &ports, CLOSING_PATIENCE).await
+        };
+        let closed = invoke(&ports, CALL_TIMEOUT, closing).await;
+        ports.note(|| format!("closing of {id}: {closed:?}"));
+        let took = world.millis() - began;
+        let answered = world.with(|state| {
+            let answered = closed.and_then(Result::ok);
+            match (answered, within) {
+                (Some(at), _) => {
+                    state.stats.closings += 1;
+                    state.stats.in_the_rush += u64::from(is_in_a_rush(state, &id));
+                    state.book.closing_answered(&state.tables, &id, at);
+                    let most = within.unwrap_or(u64::MAX);
+                    state.book.closing_took(&id, took, most);
+                }
+                (None, Some(_)) => state.book.stuck(format!("{id} could not be closed")),
+                (None, None) => {
+                    let half_closed = state.tables.offers.get(&id);
+                    let half_closed = half_closed.is_some_and(Offer::is_half_closed);
+                    state.stats.broken_off += u64::from(half_closed);
+                }
+            }
+            answered.is_some()
+        });
+        if answered {
+            break;
+        }
+        let pause = world.with(|state| millis(&mut state.rng, 0..=3000));
+        sleep(pause).await;
+    }
+    world.with(|state| state.closers -= 1);
+}
+
+/// Whether claims are waiting, some coupons of the campaign have gone and some are left.
+fn is_in_a_rush(state: &State, id: &CampaignId) -> bool {
+    let offer = state.tables.offers.get(id);
+    let left = offer.is_some_and(|offer| offer.counters().any(|counter| counter.remaining > 0));
+    let gone = offer.is_some_and(|offer| offer.counters().any(|counter| counter.issued > 0));
+    left && gone && !state.claims.is_empty()
 }
 
 /// What a client sends through a door.

@@ -72,6 +72,8 @@ pub(crate) struct Book {
     sockets: BTreeMap<ConnectionId, (PartnerId, UserId)>,
     /// Sockets that closed at some time.
     closed_sockets: Vec<ConnectionId>,
+    /// Campaigns whose closing was answered, with the time of the answer.
+    closings: BTreeMap<CampaignId, Timestamp>,
     /// The known departure that is looked for.
     pub(crate) looked_for: Option<Known>,
     /// The first violation.
@@ -149,7 +151,7 @@ impl Book {
         let Some(offer) = tables.offers.get(&first.campaign_id) else {
             return self.violate("I2", "a coupon of no campaign".into());
         };
-        if offer.is_closed() {
+        if offer.is_closed() || self.closings.contains_key(&first.campaign_id) {
             self.violate("closing", format!("issued after the close: {first:?}"));
         }
         self.check_counter(offer, shard, counter);
@@ -322,8 +324,14 @@ impl Book {
                 let left: Vec<i64> = offer.counters().map(|counter| counter.remaining).collect();
                 self.violate("I4", format!("{who}, but there is left {left:?}"));
             }
-            Outcome::Closed if !by_time && !offer.is_closed() => {
-                self.violate("I3", format!("{who}, but the campaign is open"));
+            Outcome::Closed if !by_time && offer.can_issue() => {
+                self.violate("I3", format!("{who}, but a shard can still issue"));
+            }
+            Outcome::Closed if !by_time && offer.is_empty() => {
+                self.violate("I5", format!("{who}, but everything has gone"));
+            }
+            Outcome::Closed if !by_time && answer.place != Place::Worker && !offer.is_closed() => {
+                self.violate("I3", format!("{who}, but the record is not closed"));
             }
             Outcome::NotOpen if !by_time => {
                 self.violate(
@@ -466,6 +474,39 @@ impl Book {
         }
     }
 
+    /// The record is closed: by now no shard may be able to issue, and what has sold out must be marked as that.
+    pub(crate) fn record_closed(&mut self, tables: &Tables, id: &CampaignId) {
+        let Some(offer) = tables.offers.get(id) else {
+            return;
+        };
+        let unfrozen = offer.counters().any(|counter| counter.closed_at.is_none());
+        if unfrozen {
+            self.violate("closing", format!("{id} was closed before all its shards"));
+        }
+        if offer.is_empty() && !offer.sold {
+            self.violate("closing", format!("{id} sold out and was closed unmarked"));
+        }
+    }
+
+    /// A partner is answered that the campaign is closed. Every answer gives the same time.
+    pub(crate) fn closing_answered(&mut self, tables: &Tables, id: &CampaignId, at: Timestamp) {
+        let record = tables.offers.get(id).and_then(|o| o.record.truth.as_ref());
+        if record.and_then(|campaign| campaign.closed_at) != Some(at) {
+            self.violate("closing", format!("{id} was answered as closed at {at}"));
+        }
+        let first = *self.closings.entry(id.clone()).or_insert(at);
+        if first != at {
+            self.violate("closing", format!("{id} closed at {first}, and at {at}"));
+        }
+    }
+
+    /// A closing must be answered within this many milliseconds.
+    pub(crate) fn closing_took(&mut self, id: &CampaignId, millis: u64, most: u64) {
+        if millis > most {
+            self.violate("closing", format!("that of {id} took {millis} ms"));
+        }
+    }
+
     /// A socket is told that all has gone.
     pub(crate) fn told_sold_out(&mut self, tables: &Tables, id: &CampaignId) {
         if !tables.offers.get(id).is_some_and(Offer::is_empty) {
@@ -515,6 +556,10 @@ impl Book {
         }
         if tables.is_moving() {
             self.stuck("a transaction is still under way".into());
+        }
+        let mut offers = tables.offers.iter();
+        if let Some((id, _)) = offers.find(|(_, offer)| offer.is_half_closed()) {
+            self.stuck(format!("the closing of {id} was never finished"));
         }
         let waiting = self.records.iter().find_map(|(key, record)| {
             let missing = record.addressed.iter().find(|socket| {
@@ -585,7 +630,6 @@ fn is_decided(tables: &Tables, queued: &Queued) -> bool {
         || coupon.is_some_and(|item| item.truth.is_some())
         || queued.is_from_the_future
         || campaign.refusal_at(queued.requested_at).is_some()
-        || offer.is_closed()
-        || offer.is_empty()
+        || !offer.can_issue()
         || tables.unstorable.contains(user)
 }

@@ -34,6 +34,8 @@ pub(crate) struct Rates {
     pub(crate) push: u32,
     /// A call takes far longer than usual.
     pub(crate) slow: u32,
+    /// Every second write of a stock shard, in a transaction or by itself, meets a transaction.
+    pub(crate) every_second_shard_write: bool,
 }
 
 impl Rates {
@@ -53,6 +55,15 @@ impl Rates {
             lost_acknowledgement: level(300),
             push: level(300),
             slow: level(150),
+            every_second_shard_write: false,
+        }
+    }
+
+    /// Nothing but conflicts on every second write of a shard.
+    pub(crate) fn of_a_rush() -> Self {
+        Self {
+            every_second_shard_write: true,
+            ..Self::default()
         }
     }
 }
@@ -98,11 +109,23 @@ pub struct Stats {
     pub half_reads: u64,
     /// Messages in the dead-letter queue, all of them unparseable.
     pub dead_letters: u64,
+    /// Early closings that were answered.
+    pub closings: u64,
+    /// Closers that died or gave up between the note of the closing and its end.
+    pub broken_off: u64,
+    /// Closings that only the refresher finished.
+    pub finished: u64,
+    /// Tries to freeze a shard that met a transaction.
+    pub busy_freezes: u64,
+    /// Coupons issued while a closing had frozen another shard of theirs.
+    pub beside_frozen: u64,
+    /// Closings answered while claims were waiting, some coupons had gone and some were left.
+    pub in_the_rush: u64,
 }
 
 impl Stats {
     /// Name and value of each, in the order they are printed.
-    pub fn table(&self) -> [(&'static str, u64); 14] {
+    pub fn table(&self) -> [(&'static str, u64); 20] {
         [
             ("steps", self.steps),
             ("claims", self.claims),
@@ -118,6 +141,12 @@ impl Stats {
             ("recognized repeats", self.repeats),
             ("half-visible reads", self.half_reads),
             ("dead letters (unparseable)", self.dead_letters),
+            ("early closings answered", self.closings),
+            ("closings broken off", self.broken_off),
+            ("closings finished by the refresher", self.finished),
+            ("freezes in conflict", self.busy_freezes),
+            ("coupons beside a frozen shard", self.beside_frozen),
+            ("closings in the middle of a rush", self.in_the_rush),
         ]
     }
 
@@ -137,16 +166,35 @@ impl Stats {
         self.repeats += other.repeats;
         self.half_reads += other.half_reads;
         self.dead_letters += other.dead_letters;
+        self.closings += other.closings;
+        self.broken_off += other.broken_off;
+        self.finished += other.finished;
+        self.busy_freezes += other.busy_freezes;
+        self.beside_frozen += other.beside_frozen;
+        self.in_the_rush += other.in_the_rush;
     }
 
     /// Those that must not be zero over many runs, or the runs have shown nothing.
-    pub fn required(&self) -> [(&'static str, u64); 5] {
+    pub fn required(&self) -> [(&'static str, u64); 8] {
         [
             ("steps", self.steps),
             ("crashes", self.crashes),
             ("duplicates", self.duplicates),
             ("conflicts", self.conflicts),
             ("lost responses", self.lost_responses),
+            ("closings broken off", self.broken_off),
+            ("closings finished by the refresher", self.finished),
+            ("coupons beside a frozen shard", self.beside_frozen),
+        ]
+    }
+
+    /// … and over rushes that are closed.
+    pub fn required_of_a_rush(&self) -> [(&'static str, u64); 4] {
+        [
+            ("steps", self.steps),
+            ("conflicts", self.conflicts),
+            ("closings in the middle of a rush", self.in_the_rush),
+            ("freezes in conflict", self.busy_freezes),
         ]
     }
 }

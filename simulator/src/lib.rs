@@ -2,7 +2,7 @@
 //! that do the worst SQS and DynamoDB may do, and checks the invariants at every write and every answer.
 //!
 //! One seed is one run: the same seed does the same, step by step. What is real: the handler of function `issue` with
-//! issuer and stock news, the claim door with its directory, the refresher, and the use cases of `broadcast`. What is not:
+//! issuer and stock news, the claim door with its directory, early closing, the refresher, and the use cases of `broadcast`. What is not:
 //! the AWS adapters, which the contract suite and the tests of replayed requests hold to the ports' contracts.
 
 mod actors;
@@ -31,6 +31,4 @@ pub enum Broken {
     CouponCondition,
     /// Doors read half of a transaction.
     PlainReadAtTheDoor,
-    /// Campaigns are closed without a look at what is left.
-    ClosedUnmarked,
 }

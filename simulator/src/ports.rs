@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use firstcome_core::{
     Announcement, AnnouncementRecords, Audience, BroadcastId, BroadcastJob, BroadcastOutbox,
-    Campaign, CampaignId, CampaignIndex, CampaignRecords, Chunk, ChunkOutcome, Claim, ClaimMessage,
-    ClaimOutbox, ClaimReturns, Clock, Confirmation, Connection, ConnectionId, Coupon, CouponLedger,
-    DeliveryJob, DeliveryOutbox, Entropy, FIRST_PACE_SECONDS, FanOut, FanOutRecords, Forgetting,
-    FrameBody, LiveCampaigns, Mark, Member, MemberPage, PageProgress, PageStep, PartnerId,
-    PortError, Publication, PushOutcome, Pusher, ServerFrame, Snapshot, SnapshotStore, Snapshots,
-    SoldMarks, StandingCoupons, StepOutcome, StockCounters, StockShard, StockTicks, Subscription,
-    Subscriptions, Timestamp, Topic, UserId, membership_shard,
+    Campaign, CampaignClosing, CampaignId, CampaignIndex, CampaignRecords, Chunk, ChunkOutcome,
+    Claim, ClaimMessage, ClaimOutbox, ClaimReturns, Clock, Confirmation, Connection, ConnectionId,
+    Coupon, CouponLedger, DeliveryJob, DeliveryOutbox, Entropy, FIRST_PACE_SECONDS, FanOut,
+    FanOutRecords, Forgetting, FrameBody, Freeze, LiveCampaigns, Mark, Member, MemberPage,
+    PageProgress, PageStep, PartnerId, PortError, Publication, PushOutcome, Pusher, ServerFrame,
+    Snapshot, SnapshotStore, Snapshots, SoldMarks, StandingCoupons, StepOutcome, StockCounters,
+    StockShard, StockTicks, Subscription, Subscriptions, Timestamp, Topic, UserId,
+    membership_shard,
 };
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
@@ -152,6 +153,43 @@ impl Ports {
         self.request(operation).await?;
         let value = self.world.with(act);
         self.respond(operation, value).await
+    }
+}
+
+impl Ports {
+    /// A write of one item. It may arrive long after its caller gave up, or died.
+    async fn write<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        act: impl FnOnce(&mut State, u64) -> T + Send + 'static,
+    ) -> Result<T, PortError> {
+        let late = self.world.with(|state| {
+            let chance = state.rates.late / 4;
+            let late = state.happens(chance).then(|| {
+                let latest = [1000, 3000, 8000, 20_000][state.rng.usize(0..4)];
+                millis(&mut state.rng, 300..=latest)
+            });
+            state.in_flight += u32::from(late.is_some());
+            late
+        });
+        let Some(late) = late else {
+            let at = self.world.millis();
+            return self.call(operation, |state| act(state, at)).await;
+        };
+        let world = Arc::clone(&self.world);
+        tokio::spawn(async move {
+            sleep(late).await;
+            let at = world.millis();
+            world.note("tables", || format!("{operation}: late"));
+            world.with(|state| {
+                state.in_flight -= 1;
+                act(state, at);
+            });
+        });
+        self.step().await;
+        sleep(ATTEMPT_TIMEOUT).await;
+        self.step().await;
+        Err(PortError::retry(operation, "timed out"))
     }
 }
 
@@ -435,6 +473,11 @@ fn begin(state: &mut State, chunk: &Chunk, is_orphan: bool) -> Begun {
     let begun = tables.begin(chunk, rng, rates, stats);
     if let Begun::Decided(_) = &begun {
         stats.zombies += u64::from(is_orphan);
+        let offer = tables.offers.get(&chunk.campaign.campaign_id);
+        let is_frozen = |counter: &crate::tables::Counter| counter.closed_at.is_some();
+        if offer.is_some_and(|offer| offer.counters().any(is_frozen)) {
+            stats.beside_frozen += chunk.coupons.len() as u64;
+        }
         book.decided(tables, &chunk.coupons, &overwritten, counter, chunk.shard);
     }
     begun
@@ -454,27 +497,53 @@ async fn show(world: &World, targets: &[Target], slow: bool) {
     }
 }
 
-/// Closes a campaign early, as the API does; `false` if it has to be tried again.
-pub(crate) async fn close(world: &World, id: &CampaignId) -> bool {
-    let (latency, slow) = world.with(|state| {
-        let chance = state.rates.slow_apply;
-        (state.latency(), state.happens(chance))
-    });
-    sleep(latency).await;
-    let looks = world.with(|state| state.tables.broken != Some(Broken::ClosedUnmarked));
-    let fullest = world.with(|state| state.tables.fullest(id));
-    if looks && fullest.is_none() {
-        world.with(|state| state.tables.mark_sold(id));
+impl CampaignClosing for Ports {
+    async fn begin_closing(&self, id: &CampaignId, now: Timestamp) -> Result<(), PortError> {
+        const OPERATION: &str = "note that the campaign is being closed";
+        let of = id.clone();
+        let noted = self.write(OPERATION, move |state, at| {
+            state.tables.begin_closing(&of, now, at)
+        });
+        noted.await?.ok_or_else(|| missing(OPERATION))
     }
-    sleep(latency).await;
-    let now = world.now();
-    let holding = fullest.filter(|_| looks);
-    let Some(targets) = world.with(|state| state.tables.close(id, holding, now)) else {
-        return false;
-    };
-    world.note("tables", || format!("closing of {id} decided"));
-    show(world, &targets, slow).await;
-    true
+
+    async fn freeze(
+        &self,
+        id: &CampaignId,
+        shard: u16,
+        now: Timestamp,
+    ) -> Result<Freeze, PortError> {
+        const OPERATION: &str = "freeze a stock shard";
+        let of = id.clone();
+        let froze = self.write(OPERATION, move |state, at| {
+            let State {
+                tables,
+                rng,
+                rates,
+                stats,
+                ..
+            } = state;
+            tables.freeze(&of, shard, (now, at), (rng, rates, stats))
+        });
+        let froze = froze.await?.ok_or_else(|| missing(OPERATION))?;
+        self.note(|| format!("{OPERATION} {shard}: {froze:?}"));
+        Ok(froze)
+    }
+
+    async fn end_closing(&self, id: &CampaignId, now: Timestamp) -> Result<Timestamp, PortError> {
+        const OPERATION: &str = "close the campaign's record";
+        let of = id.clone();
+        let closed = self.write(OPERATION, move |state, at| {
+            let closed_at = state.tables.end_closing(&of, now, at);
+            state.book.record_closed(&state.tables, &of);
+            closed_at
+        });
+        closed.await?.ok_or_else(|| missing(OPERATION))
+    }
+}
+
+fn missing(operation: &'static str) -> PortError {
+    PortError::reject(operation, "there is no such item")
 }
 
 impl SoldMarks for Ports {

@@ -9,9 +9,9 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::actors::{Ask, Question, ask_again, keep_fresh, open_door, post, work};
+use crate::actors::{Ask, Question, ask_again, close, keep_fresh, open_door, post, work};
 use crate::fault::Stats;
-use crate::ports::{close, queue_claim};
+use crate::ports::queue_claim;
 use crate::scenario::{Event, Scenario};
 use crate::world::{BASE, Body, State, World};
 use crate::{Broken, Known};
@@ -28,6 +28,8 @@ pub struct Options {
     pub strict: Option<Known>,
     /// Break the store.
     pub broken: Option<Broken>,
+    /// Close a campaign in the middle of its rush, with conflicts on every second write of a shard and no other fault.
+    pub rush: bool,
 }
 
 /// What became of a run.
@@ -58,7 +60,12 @@ pub fn run(seed: u64, options: &Options) -> std::io::Result<Run> {
 
 async fn play(seed: u64, options: &Options) -> Run {
     let mut rng = Rng::with_seed(seed);
-    let Ok(scenario) = Scenario::draw(&mut rng) else {
+    let drawn = if options.rush {
+        Scenario::rush(&mut rng)
+    } else {
+        Scenario::draw(&mut rng)
+    };
+    let Ok(scenario) = drawn else {
         return Run {
             violation: Some("the script holds an invalid id".into()),
             stats: Stats::default(),
@@ -136,7 +143,7 @@ async fn direct(world: &Arc<World>, scenario: Scenario) {
     let start = Instant::now();
     for (at, event) in scenario.events {
         sleep_until(start + Duration::from_millis(at)).await;
-        happen(world, &doors, event);
+        happen(world, &doors, event, scenario.closes_within);
     }
     sleep_until(start + Duration::from_millis(scenario.storm_millis)).await;
     drop(doors);
@@ -182,7 +189,12 @@ fn check_announcements(state: &mut State, now: Timestamp) {
     }
 }
 
-fn happen(world: &Arc<World>, doors: &[UnboundedSender<Question>], event: Event) {
+fn happen(
+    world: &Arc<World>,
+    doors: &[UnboundedSender<Question>],
+    event: Event,
+    closes_within: Option<u64>,
+) {
     match event {
         Event::Ask(door, question) => {
             if let Some(door) = doors.get(door) {
@@ -200,13 +212,9 @@ fn happen(world: &Arc<World>, doors: &[UnboundedSender<Question>], event: Event)
             world.note("script", || format!("{socket} hangs up"));
             world.with(|state| state.book.closed(socket));
         }
-        Event::Close(id) => {
-            let world = Arc::clone(world);
-            spawn_local(async move {
-                while !close(&world, &id).await {
-                    sleep(Duration::from_millis(50)).await;
-                }
-            });
+        Event::Close(id, tries) => {
+            world.with(|state| state.closers += 1);
+            spawn_local(close(Arc::clone(world), id, tries, closes_within));
         }
     }
 }
@@ -234,6 +242,7 @@ async fn rest(world: &Arc<World>) {
                 && state.deliveries.is_empty()
                 && state.broadcasts.is_empty()
                 && state.in_flight == 0
+                && state.closers == 0
                 && !state.tables.is_moving()
                 && state.rounds >= from + 2;
             (!rested).then(|| {

@@ -22,8 +22,8 @@ pub(crate) enum Event {
     Poison(String),
     /// A socket closes.
     HangUp(ConnectionId),
-    /// The partner closes the campaign early.
-    Close(CampaignId),
+    /// The partner closes the campaign early, and again, up to so many times, while no answer comes.
+    Close(CampaignId, u32),
 }
 
 /// A run's script.
@@ -41,6 +41,8 @@ pub(crate) struct Scenario {
     /// How long messages are gathered, at most.
     pub(crate) window_millis: u64,
     pub(crate) doors: usize,
+    /// Within how many milliseconds a closing has to be answered at the first try, if that is looked at.
+    pub(crate) closes_within: Option<u64>,
     /// By time, in virtual milliseconds.
     pub(crate) events: Vec<(u64, Event)>,
 }
@@ -85,6 +87,7 @@ impl Scenario {
             batch: rng.usize(1..=12),
             window_millis: [0, 50, 300, 1000][rng.usize(0..4)],
             doors: rng.usize(1..=3),
+            closes_within: None,
             events: Vec::new(),
             campaigns,
         };
@@ -92,6 +95,45 @@ impl Scenario {
             scenario.let_act(rng, user)?;
         }
         scenario.disturb(rng)?;
+        scenario.events.sort_by_key(|(at, _)| *at);
+        Ok(scenario)
+    }
+
+    /// A rush at one campaign in small batches, closed in the middle of it, while every second write of a shard is in conflict.
+    ///
+    /// # Errors
+    /// None, as [`Self::draw`].
+    pub(crate) fn rush(rng: &mut Rng) -> Result<Self, InvalidValue> {
+        let acme = PartnerId::new("acme")?;
+        let mut campaign = campaign(rng, &acme);
+        campaign.total = 300;
+        campaign.shards = [1, 3, 6][rng.usize(0..3)];
+        (campaign.opens_at, campaign.closes_at) = (campaign.created_at, BASE.plus_seconds(86_400));
+        let id = campaign.campaign_id.clone();
+        let mut scenario = Self {
+            rates: Rates::of_a_rush(),
+            storm_millis: 20_000,
+            unstorable: Vec::new(),
+            sockets: Vec::new(),
+            workers: 8,
+            batch: 10,
+            window_millis: 0,
+            doors: 3,
+            closes_within: Some(5000),
+            events: vec![(rng.u64(300..=900), Event::Close(id.clone(), 1))],
+            campaigns: vec![campaign],
+        };
+        for index in 0..400 {
+            let user = user(rng, &acme, index)?;
+            for socket in &user.sockets {
+                let socket = (socket.clone(), user.partner.clone(), user.id.clone());
+                scenario.sockets.push(socket);
+            }
+            let claim = ClaimId::new(format!("{}.a", user.id))?;
+            let ask = Ask::Claim(id.clone(), Some(claim));
+            let at = rng.u64(0..1500);
+            scenario.ask(rng, &user, at, ask);
+        }
         scenario.events.sort_by_key(|(at, _)| *at);
         Ok(scenario)
     }
@@ -201,9 +243,15 @@ impl Scenario {
 
     /// What nobody wants: an early close, messages that are no claims, claims of no campaign.
     fn disturb(&mut self, rng: &mut Rng) -> Result<(), InvalidValue> {
-        if rng.u8(0..4) == 0 {
-            let id = self.campaigns[0].campaign_id.clone();
-            self.events.push((rng.u64(500..=20_000), Event::Close(id)));
+        if rng.u8(0..3) == 0 {
+            // Early enough for the rush, or whenever; by one or by two, who may or may not see it through.
+            let latest = [1500, 5000, 20_000][rng.usize(0..3)];
+            for _ in 0..rng.u8(1..=2) {
+                let tries = [1, 1, 2, 5][rng.usize(0..4)];
+                let id = self.campaigns[0].campaign_id.clone();
+                let close = Event::Close(id, tries);
+                self.events.push((rng.u64(0..=latest), close));
+            }
         }
         if rng.u8(0..4) == 0 {
             let bad = ["", "{}", "null", r#"{"version":2}"#][rng.usize(0..4)];
@@ -257,6 +305,7 @@ fn campaign(rng: &mut Rng, partner: &PartnerId) -> Campaign {
         shards,
         priority: false,
         created_at: born,
+        closing_at: None,
         closed_at: None,
     }
 }

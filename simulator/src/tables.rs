@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use fastrand::Rng;
 use firstcome_core::{
-    Campaign, CampaignId, Chunk, ChunkOutcome, Coupon, CouponReason, FIRST_PACE_SECONDS, Mark,
-    PartnerId, StockReason, StockShard, Timestamp, UserId,
+    Campaign, CampaignId, Chunk, ChunkOutcome, Coupon, CouponReason, FIRST_PACE_SECONDS, Freeze,
+    Mark, PartnerId, StockReason, StockShard, Timestamp, UserId,
 };
 
 use crate::Broken;
@@ -51,6 +51,12 @@ impl<T: Clone> Item<T> {
     fn decide(&mut self, value: T) {
         self.truth = Some(value);
         self.locked = true;
+    }
+
+    /// A write of this item alone: everybody sees it at once.
+    fn write(&mut self, value: T, now: u64) {
+        self.truth = Some(value);
+        self.show(now);
     }
 
     fn show(&mut self, now: u64) {
@@ -113,19 +119,28 @@ impl Offer {
         self.shards.iter().filter_map(|shard| shard.truth.as_ref())
     }
 
-    /// Whether it is closed early in truth.
+    /// Whether the record is closed early in truth.
     pub(crate) fn is_closed(&self) -> bool {
-        self.record
-            .truth
-            .as_ref()
-            .is_some_and(|campaign| campaign.closed_at.is_some())
+        let record = self.record.truth.as_ref();
+        record.is_some_and(|campaign| campaign.closed_at.is_some())
+    }
+
+    /// Whether the closing that was begun has not come to its end, in truth.
+    pub(crate) fn is_half_closed(&self) -> bool {
+        let record = self.record.truth.as_ref();
+        record.is_some_and(|campaign| campaign.closing_at.is_some() && campaign.closed_at.is_none())
+    }
+
+    /// Whether any shard can still issue, in truth.
+    pub(crate) fn can_issue(&self) -> bool {
+        let mut counters = self.counters();
+        counters.any(|counter| counter.remaining > 0 && counter.closed_at.is_none())
     }
 }
 
 /// An item that a decided transaction still has to show.
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
-    Record(CampaignId),
     Shard(CampaignId, u16),
     Coupon(CouponKey),
 }
@@ -149,6 +164,8 @@ pub(crate) struct Tables {
     /// Users whose coupon the store finds invalid.
     pub(crate) unstorable: Vec<UserId>,
     pub(crate) broken: Option<Broken>,
+    /// Writes of stock shards so far.
+    shard_writes: u64,
 }
 
 impl Tables {
@@ -159,21 +176,7 @@ impl Tables {
 
     /// What plain reads see of some shards.
     pub(crate) fn stock(&self, id: &CampaignId, shard: u16) -> Option<StockShard> {
-        let counter = self
-            .offers
-            .get(id)?
-            .shards
-            .get(usize::from(shard))?
-            .seen
-            .as_ref()?;
-        let count = |value: i64| u32::try_from(value.max(0)).unwrap_or(u32::MAX);
-        Some(StockShard {
-            shard,
-            remaining: count(counter.remaining),
-            issued: count(counter.issued),
-            quota: count(counter.quota),
-            closed_at: counter.closed_at,
-        })
+        Some(as_read(shard, self.shard(id, shard)?.seen.as_ref()?))
     }
 
     /// `TransactWriteItems` for a chunk. Its token covers the whole request; only a success is remembered.
@@ -194,7 +197,8 @@ impl Tables {
                 ChunkOutcome::Unknown // TransactionInProgress
             });
         }
-        let (stock, coupons) = self.reasons(chunk, rng, rates, stats);
+        let conflict = self.write_of_a_shard(rates);
+        let (stock, coupons) = self.reasons(chunk, conflict, rng, rates, stats);
         let refused = stock != StockReason::None
             || coupons.iter().any(|reason| *reason != CouponReason::None);
         if refused {
@@ -206,6 +210,7 @@ impl Tables {
     fn reasons(
         &self,
         chunk: &Chunk,
+        conflict: bool,
         rng: &mut Rng,
         rates: &Rates,
         stats: &mut Stats,
@@ -213,7 +218,7 @@ impl Tables {
         let storm = happens(rng, rates.conflict);
         let stock = match self.shard(&chunk.campaign.campaign_id, chunk.shard) {
             None => StockReason::Missing,
-            Some(item) if item.locked || (storm && rng.bool()) => {
+            Some(item) if item.locked || conflict || (storm && rng.bool()) => {
                 stats.conflicts += 1;
                 stats.real_conflicts += u64::from(item.locked);
                 StockReason::Busy
@@ -235,7 +240,7 @@ impl Tables {
             Some(counter)
                 if counter.closed_at.is_some() && self.broken != Some(Broken::ClosedCondition) =>
             {
-                StockReason::Closed
+                StockReason::Closed(as_read(0, counter).remaining)
             }
             Some(counter)
                 if counter.remaining < wanted && self.broken != Some(Broken::StockCondition) =>
@@ -296,14 +301,6 @@ impl Tables {
         targets
     }
 
-    /// The shard that holds most; `None` if all are empty.
-    pub(crate) fn fullest(&self, id: &CampaignId) -> Option<usize> {
-        let shards = &self.offers.get(id)?.shards;
-        let left = |item: &Item<Counter>| item.truth.map_or(0, |counter| counter.remaining);
-        let holding = shards.iter().enumerate().filter(|(_, item)| left(item) > 0);
-        holding.max_by_key(|(_, item)| left(item)).map(|(k, _)| k)
-    }
-
     /// Marks the campaign as sold out.
     pub(crate) fn mark_sold(&mut self, id: &CampaignId) -> Mark {
         match self.offers.get_mut(id) {
@@ -315,45 +312,58 @@ impl Tables {
         }
     }
 
-    /// Closes the record and every shard at one instant; `None` if something is locked, or if the shard that must still
-    /// hold something is empty.
-    pub(crate) fn close(
+    /// Whether this write of a shard is one of those that meet somebody else's transaction.
+    fn write_of_a_shard(&mut self, rates: &Rates) -> bool {
+        self.shard_writes += 1;
+        rates.every_second_shard_write && self.shard_writes.is_multiple_of(2)
+    }
+
+    /// Notes that the campaign is being closed.
+    pub(crate) fn begin_closing(&mut self, id: &CampaignId, now: Timestamp, at: u64) -> Option<()> {
+        let record = &mut self.offers.get_mut(id)?.record;
+        let mut campaign = record.truth.clone()?;
+        campaign.closing_at.get_or_insert(now);
+        record.write(campaign, at);
+        Some(())
+    }
+
+    /// `UpdateItem` of a shard: refused while a transaction holds it.
+    pub(crate) fn freeze(
         &mut self,
         id: &CampaignId,
-        holding: Option<usize>,
+        shard: u16,
+        (now, at): (Timestamp, u64),
+        (rng, rates, stats): (&mut Rng, &Rates, &mut Stats),
+    ) -> Option<Freeze> {
+        let conflict = self.write_of_a_shard(rates) || happens(rng, rates.conflict);
+        let item = self.shard_mut(id, shard)?;
+        if item.locked || conflict {
+            stats.busy_freezes += 1;
+            return Some(Freeze::Busy);
+        }
+        let mut counter = item.truth?;
+        counter.closed_at.get_or_insert(now);
+        item.write(counter, at);
+        Some(Freeze::Frozen(as_read(shard, &counter)))
+    }
+
+    /// Closes the record; the time that stands.
+    pub(crate) fn end_closing(
+        &mut self,
+        id: &CampaignId,
         now: Timestamp,
-    ) -> Option<Vec<Target>> {
-        let offer = self.offers.get_mut(id)?;
-        if offer.record.locked || offer.shards.iter().any(|shard| shard.locked) {
-            return None;
-        }
-        let held = holding.and_then(|shard| offer.shards.get(shard)?.truth);
-        if held.is_some_and(|counter| counter.remaining == 0) {
-            return None;
-        }
-        let mut targets = vec![Target::Record(id.clone())];
-        if let Some(mut campaign) = offer.record.truth.clone() {
-            campaign.closed_at.get_or_insert(now);
-            offer.record.decide(campaign);
-        }
-        for (shard, item) in (0..).zip(&mut offer.shards) {
-            if let Some(mut counter) = item.truth {
-                counter.closed_at.get_or_insert(now);
-                item.decide(counter);
-            }
-            targets.push(Target::Shard(id.clone(), shard));
-        }
-        Some(targets)
+        at: u64,
+    ) -> Option<Timestamp> {
+        let record = &mut self.offers.get_mut(id)?.record;
+        let mut campaign = record.truth.clone()?;
+        let closed_at = *campaign.closed_at.get_or_insert(now);
+        record.write(campaign, at);
+        Some(closed_at)
     }
 
     /// Makes one item of a decided transaction visible.
     pub(crate) fn show(&mut self, target: &Target, now: u64) {
         match target {
-            Target::Record(id) => {
-                if let Some(offer) = self.offers.get_mut(id) {
-                    offer.record.show(now);
-                }
-            }
             Target::Shard(id, shard) => {
                 if let Some(item) = self.shard_mut(id, *shard) {
                     item.show(now);
@@ -380,7 +390,7 @@ impl Tables {
             || self
                 .offers
                 .values()
-                .any(|offer| offer.record.locked || offer.shards.iter().any(|shard| shard.locked))
+                .any(|offer| offer.shards.iter().any(|shard| shard.locked))
     }
 
     fn shard(&self, id: &CampaignId, shard: u16) -> Option<&Item<Counter>> {
@@ -389,6 +399,18 @@ impl Tables {
 
     fn shard_mut(&mut self, id: &CampaignId, shard: u16) -> Option<&mut Item<Counter>> {
         self.offers.get_mut(id)?.shards.get_mut(usize::from(shard))
+    }
+}
+
+/// A counter as the product reads it.
+fn as_read(shard: u16, counter: &Counter) -> StockShard {
+    let count = |value: i64| u32::try_from(value.max(0)).unwrap_or(u32::MAX);
+    StockShard {
+        shard,
+        remaining: count(counter.remaining),
+        issued: count(counter.issued),
+        quota: count(counter.quota),
+        closed_at: counter.closed_at,
     }
 }
 

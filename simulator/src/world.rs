@@ -53,6 +53,8 @@ pub(crate) struct State {
     pub(crate) pages: BTreeMap<(String, u16), (PageProgress, u64)>,
     /// Requests that are on their way to the tables.
     pub(crate) in_flight: u32,
+    /// Partners that are about to close a campaign.
+    pub(crate) closers: u32,
     /// Rounds of the refresher that ended well.
     pub(crate) rounds: u32,
     /// Whether everything has ended and the actors shall go.
@@ -121,6 +123,7 @@ impl World {
             fan_outs: BTreeMap::new(),
             pages: BTreeMap::new(),
             in_flight: 0,
+            closers: 0,
             rounds: 0,
             over: false,
             trace: trace.then(Vec::new),

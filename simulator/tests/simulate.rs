@@ -7,6 +7,8 @@ use firstcome_simulator::{Broken, Options, Stats, run};
 
 /// As many as take some seconds unoptimized; `simulate` runs the rest.
 const SEEDS: u64 = 400;
+/// Rushes that are closed; each is as long as dozens of other runs.
+const RUSHES: u64 = 12;
 
 #[test]
 fn every_invariant_holds_whatever_the_seed() {
@@ -25,6 +27,23 @@ fn every_invariant_holds_whatever_the_seed() {
     for (fault, times) in sum.into_inner().unwrap().table() {
         assert_ne!(times, 0, "{fault}: never happened, so nothing is shown");
     }
+}
+
+#[test]
+fn a_rush_is_closed_within_five_seconds_and_nothing_is_issued_after_the_answer() {
+    let rush = Options {
+        rush: true,
+        ..Options::default()
+    };
+    let mut sum = Stats::default();
+    for seed in 0..RUSHES {
+        let ended = run(seed, &rush).unwrap();
+        assert_eq!(ended.violation, None, "simulate --rush --seed {seed}");
+        sum.add(&ended.stats);
+    }
+    assert_eq!(sum.closings, RUSHES, "each at its first try");
+    assert!(sum.in_the_rush > RUSHES / 2, "{sum:?}");
+    assert!(sum.busy_freezes > RUSHES, "{sum:?}");
 }
 
 #[test]

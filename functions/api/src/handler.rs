@@ -11,9 +11,9 @@ use axum::{
     routing::{get, post},
 };
 use firstcome_core::{
-    BroadcastOutbox, BroadcastReports, CampaignCatalog, CampaignRecords, ClaimId, ClaimOutbox,
-    Clock, Entropy, KeyStore, Operations, Redemptions, Scope, SoldMarks, StandingCoupons,
-    StockCounters, TicketKey, UserCoupons, WalletBook,
+    BroadcastOutbox, BroadcastReports, CampaignCatalog, CampaignClosing, CampaignRecords, ClaimId,
+    ClaimOutbox, Clock, Entropy, KeyStore, Operations, Redemptions, Scope, SoldMarks,
+    StandingCoupons, StockCounters, TicketKey, UserCoupons, WalletBook,
     metric::{self, Metric},
 };
 use lambda_http::RequestExt;
@@ -40,7 +40,7 @@ pub(crate) struct Health {
 
 /// Which adapter stands behind each port.
 pub(crate) trait Ports: Send + Sync + 'static {
-    type Campaigns: CampaignRecords + StockCounters + SoldMarks + Send + Sync;
+    type Campaigns: CampaignRecords + StockCounters + SoldMarks + CampaignClosing + Send + Sync;
     type Catalog: CampaignCatalog + BroadcastReports + Send + Sync;
     type Coupons: StandingCoupons + Send + Sync;
     type UserCoupons: UserCoupons + Send + Sync;

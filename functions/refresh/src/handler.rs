@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use firstcome_core::{
-    AnnouncementRecords, BroadcastOutbox, Clock, DueWallets, Entropy, LiveCampaigns, SnapshotStore,
-    StockCounters, WalletBook, expire_points,
+    AnnouncementRecords, BroadcastOutbox, CampaignClosing, Clock, DueWallets, Entropy,
+    LiveCampaigns, SnapshotStore, SoldMarks, StockCounters, WalletBook, expire_points,
     metric::{self, Metric},
     refresh,
 };
@@ -19,7 +19,13 @@ pub(crate) async fn round<S, B, W, K>(
     entropy: &dyn Entropy,
 ) -> Result<(), Error>
 where
-    S: LiveCampaigns + SnapshotStore + AnnouncementRecords + StockCounters,
+    S: LiveCampaigns
+        + SnapshotStore
+        + AnnouncementRecords
+        + StockCounters
+        + CampaignClosing
+        + SoldMarks
+        + Sync,
     B: BroadcastOutbox,
     W: WalletBook + DueWallets + Sync,
     K: Clock,
@@ -31,7 +37,13 @@ where
 /// Runs a round of the campaigns.
 async fn handle<S, B, K>(store: &S, broadcasts: &B, clock: &K) -> Result<(), Error>
 where
-    S: LiveCampaigns + SnapshotStore + AnnouncementRecords + StockCounters,
+    S: LiveCampaigns
+        + SnapshotStore
+        + AnnouncementRecords
+        + StockCounters
+        + CampaignClosing
+        + SoldMarks
+        + Sync,
     B: BroadcastOutbox,
     K: Clock,
 {
@@ -41,6 +53,7 @@ where
         campaigns = round.campaigns,
         announced = round.announced,
         retired = round.retired,
+        finished = round.finished,
         drifted = round.drifted,
         late = round.late,
         duration_ms = started.elapsed().as_millis() as u64,

@@ -10,11 +10,11 @@ use aws_sdk_dynamodb::types::ReturnValue;
 use serde::Deserialize;
 
 use super::error::port_error;
-use super::item::{Item, key, number, read, ttl};
+use super::item::{Item, key, number, read, text, ttl};
 use super::{Aws, batch};
 use crate::{
-    Campaign, CampaignId, CampaignRecords, FIRST_PACE_SECONDS, Mark, PortError, SoldMarks,
-    StockCounters, StockShard, StockTicks, Timestamp,
+    Campaign, CampaignClosing, CampaignId, CampaignRecords, FIRST_PACE_SECONDS, Freeze, Mark,
+    PortError, SoldMarks, StockCounters, StockShard, StockTicks, Timestamp,
 };
 
 /// The key of a campaign's record.
@@ -155,6 +155,90 @@ impl SoldMarks for DynamoCampaigns {
     }
 }
 
+impl CampaignClosing for DynamoCampaigns {
+    async fn begin_closing(&self, campaign: &CampaignId, now: Timestamp) -> Result<(), PortError> {
+        let update = self.set_once(campaign_key(campaign), "closingAt", now);
+        match update.send().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(closing_error(
+                "note that the campaign is being closed",
+                error,
+            )),
+        }
+    }
+
+    async fn freeze(
+        &self,
+        campaign: &CampaignId,
+        shard: u16,
+        now: Timestamp,
+    ) -> Result<Freeze, PortError> {
+        const OPERATION: &str = "freeze a stock shard";
+        let update = self.set_once(stock_key(campaign, shard), "closedAt", now);
+        match update.send().await {
+            Ok(updated) => {
+                let item = updated.attributes.unwrap_or_default();
+                stock_shard(item).map(Freeze::Frozen)
+            }
+            // "There is an ongoing transaction in progress for the same item": DynamoDB neither waits nor lets the SDK try again
+            // (https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis.html, conflict handling).
+            Err(error) if is_in_conflict(&error) => Ok(Freeze::Busy),
+            Err(error) => Err(closing_error(OPERATION, error)),
+        }
+    }
+
+    async fn end_closing(
+        &self,
+        campaign: &CampaignId,
+        now: Timestamp,
+    ) -> Result<Timestamp, PortError> {
+        const OPERATION: &str = "close the campaign's record";
+        let update = self.set_once(campaign_key(campaign), "closedAt", now);
+        let updated = update.send().await;
+        let item = updated
+            .map_err(|error| closing_error(OPERATION, error))?
+            .attributes
+            .unwrap_or_default();
+        let record: Campaign = read(OPERATION, item)?;
+        let missing = || PortError::reject(OPERATION, "the record is not closed after all");
+        record.closed_at.ok_or_else(missing)
+    }
+}
+
+impl DynamoCampaigns {
+    /// An update that sets this attribute of an existing item unless it is set, and answers with the item as it is then.
+    fn set_once(
+        &self,
+        key: Item,
+        attribute: &'static str,
+        now: Timestamp,
+    ) -> UpdateItemFluentBuilder {
+        self.client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key))
+            .update_expression(format!(
+                "SET {attribute} = if_not_exists({attribute}, :now)"
+            ))
+            .condition_expression("attribute_exists(pk)")
+            .expression_attribute_values(":now", text(now.to_string()))
+            .return_values(ReturnValue::AllNew)
+    }
+}
+
+/// An item that has to exist does not: damage, which no repeat mends.
+fn closing_error(operation: &'static str, error: SdkError<UpdateItemError>) -> PortError {
+    if is_refused(&error) {
+        return PortError::reject(operation, "the record or a stock shard is missing");
+    }
+    port_error(operation, error)
+}
+
+fn is_in_conflict(error: &SdkError<UpdateItemError>) -> bool {
+    let error = error.as_service_error();
+    error.is_some_and(UpdateItemError::is_transaction_conflict_exception)
+}
+
 impl StockTicks for DynamoCampaigns {
     async fn mark(
         &self,
@@ -261,10 +345,6 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_condition_says_that_a_mark_stood_or_a_tick_is_under_way() {
-        let refused = |kind: &str| {
-            let kind = format!("com.amazonaws.dynamodb.v20120810#{kind}");
-            (400, json!({"__type": kind, "message": "no"}))
-        };
         let now = Timestamp::from_millis(1_790_000_000_000);
         let campaign = sample_campaign(10, now);
         let id = &campaign.campaign_id;
@@ -284,5 +364,140 @@ mod tests {
             let first = &marked["ExpressionAttributeValues"][":first"]["N"];
             assert_eq!(first, "1000", "the first pace, in milliseconds");
         }
+    }
+
+    fn refused(kind: &str) -> (u16, serde_json::Value) {
+        let kind = format!("com.amazonaws.dynamodb.v20120810#{kind}");
+        (400, json!({"__type": kind, "message": "no"}))
+    }
+
+    #[tokio::test]
+    async fn each_step_of_a_closing_is_one_update_that_sets_its_mark_once() {
+        let now = Timestamp::from_millis(1_790_000_000_000);
+        let campaign = sample_campaign(10, now.plus_seconds(-60));
+        let id = &campaign.campaign_id;
+        let first = now.plus_seconds(-5);
+        let mut record: serde_json::Value = serde_json::Map::new().into();
+        for (name, value) in serde_json::to_value(&campaign)
+            .unwrap()
+            .as_object()
+            .unwrap()
+        {
+            let number = value.as_u64().map(|n| json!({"N": n.to_string()}));
+            record[name] = number.unwrap_or_else(|| json!({"S": value}));
+        }
+        record["closedAt"] = json!({"S": first});
+        let shard = json!({
+            "pk": {"S": format!("STOCK#{id}#2")}, "remaining": {"N": "4"}, "issued": {"N": "6"},
+            "quota": {"N": "10"}, "closedAt": {"S": first},
+        });
+        let (aws, http) = replay(&[
+            (200, json!({})),
+            (200, json!({ "Attributes": shard })),
+            (200, json!({ "Attributes": record })),
+        ]);
+        let campaigns = DynamoCampaigns::new(&aws, "campaigns".into());
+        campaigns.begin_closing(id, now).await.unwrap();
+        let frozen = StockShard {
+            shard: 2,
+            remaining: 4,
+            issued: 6,
+            quota: 10,
+            closed_at: Some(first),
+        };
+        let froze = campaigns.freeze(id, 2, now).await.unwrap();
+        assert_eq!(froze, Freeze::Frozen(frozen), "an earlier time stands");
+        assert_eq!(campaigns.end_closing(id, now).await.unwrap(), first);
+
+        let sent = requests(&http);
+        let steps = [
+            (format!("CAMPAIGN#{id}"), "CAMPAIGN", "closingAt"),
+            (format!("STOCK#{id}#2"), "STOCK", "closedAt"),
+            (format!("CAMPAIGN#{id}"), "CAMPAIGN", "closedAt"),
+        ];
+        assert_eq!(sent.len(), steps.len());
+        for ((operation, body), (pk, sk, mark)) in sent.iter().zip(steps) {
+            assert_eq!(operation, "UpdateItem");
+            assert_eq!(body["Key"], json!({"pk": {"S": pk}, "sk": {"S": sk}}));
+            let once = format!("SET {mark} = if_not_exists({mark}, :now)");
+            assert_eq!(body["UpdateExpression"], once);
+            assert_eq!(body["ConditionExpression"], "attribute_exists(pk)");
+            assert_eq!(body["ReturnValues"], "ALL_NEW");
+            let values = json!({":now": {"S": now}});
+            assert_eq!(body["ExpressionAttributeValues"], values);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_freeze_in_conflict_is_busy_and_a_missing_item_is_damage() {
+        let now = Timestamp::from_millis(1_790_000_000_000);
+        let id = CampaignId::mint(now, 1);
+        let answer = async |kind: &str| {
+            let (aws, _) = replay(&[refused(kind)]);
+            let campaigns = DynamoCampaigns::new(&aws, "campaigns".into());
+            campaigns
+                .freeze(&id, 0, now)
+                .await
+                .map_err(|error| error.fate)
+        };
+        let busy = answer("TransactionConflictException").await;
+        assert_eq!(busy, Ok(Freeze::Busy));
+        for (kind, fate) in [
+            ("ConditionalCheckFailedException", crate::Fate::Reject),
+            ("ProvisionedThroughputExceededException", crate::Fate::Retry),
+            ("ThrottlingException", crate::Fate::Retry),
+            ("AccessDeniedException", crate::Fate::Reject),
+        ] {
+            assert_eq!(answer(kind).await, Err(fate), "{kind}");
+        }
+        let (aws, _) = replay(&[refused("ConditionalCheckFailedException")]);
+        let campaigns = DynamoCampaigns::new(&aws, "campaigns".into());
+        let error = campaigns.end_closing(&id, now).await.unwrap_err();
+        assert_eq!(error.fate, crate::Fate::Reject);
+    }
+
+    /// The whole closing against replayed answers: every second freeze meets a transaction.
+    #[tokio::test(start_paused = true)]
+    async fn a_closing_gets_through_conflicts_on_every_second_shard_write() {
+        let now = Timestamp::from_millis(1_790_000_000_000);
+        let campaign = Campaign {
+            shards: 1,
+            ..sample_campaign(10, now)
+        };
+        let id = &campaign.campaign_id;
+        let shard = json!({
+            "pk": {"S": format!("STOCK#{id}#0")}, "remaining": {"N": "0"}, "issued": {"N": "10"},
+            "quota": {"N": "10"}, "closedAt": {"S": now},
+        });
+        let mut closed: serde_json::Value = json!({"closedAt": {"S": now}});
+        for (name, value) in serde_json::to_value(&campaign)
+            .unwrap()
+            .as_object()
+            .unwrap()
+        {
+            let number = value.as_u64().map(|n| json!({"N": n.to_string()}));
+            closed[name] = number.unwrap_or_else(|| json!({"S": value}));
+        }
+        let (aws, http) = replay(&[
+            (200, json!({})),
+            refused("TransactionConflictException"),
+            (200, json!({ "Attributes": shard })),
+            (200, json!({})),
+            (200, json!({ "Attributes": closed })),
+        ]);
+        let campaigns = DynamoCampaigns::new(&aws, "campaigns".into());
+        let clock = crate::memory::MemoryClock::at(now);
+        let patience = crate::CLOSING_PATIENCE;
+        let closing = crate::close_campaign(&campaigns, &campaign, &clock, patience);
+        assert_eq!(closing.await.unwrap(), now);
+        let operations: Vec<_> = requests(&http).into_iter().map(|(name, _)| name).collect();
+        let expected = [
+            "UpdateItem",
+            "UpdateItem",
+            "UpdateItem",
+            "PutItem",
+            "UpdateItem",
+        ];
+        assert_eq!(operations, expected, "the sold mark before the record");
     }
 }

@@ -8,16 +8,14 @@ use aws_sdk_dynamodb::{
     operation::{put_item::PutItemError, transact_write_items::TransactWriteItemsError},
     types::{
         CancellationReason, Put, ReturnValuesOnConditionCheckFailure as OnFailure,
-        TransactWriteItem, Update,
-        builders::{PutBuilder, UpdateBuilder},
+        TransactWriteItem, builders::PutBuilder,
     },
 };
 
 use crate::{
     BroadcastId, BroadcastReport, BroadcastReports, Campaign, CampaignCatalog, CampaignId,
     CampaignRecords, Coupon, Creation, IDEMPOTENCY_SECONDS, Idempotency, Page, PageCounts,
-    PartnerId, PortError, REPORT_SECONDS, ReportRecord, SoldMarks, StockCounters, Timestamp,
-    UserCoupons, UserId,
+    PartnerId, PortError, REPORT_SECONDS, ReportRecord, UserCoupons, UserId,
     aws::{
         Aws, DynamoCampaigns,
         campaigns::{campaign_key, stock_key},
@@ -134,26 +132,7 @@ impl DynamoCatalog {
 }
 
 const CREATE: &str = "create the campaign";
-const CLOSE: &str = "close the campaign";
 const LIST: &str = "list the campaigns";
-
-/// How often a closing is tried whose chosen shard was sold empty in between.
-const CLOSING_TRIES: u32 = 4;
-
-impl DynamoCatalog {
-    /// The shard that holds most; `None` if all are empty.
-    async fn fullest(&self, campaign: &Campaign) -> Result<Option<u16>, PortError> {
-        let all: Vec<u16> = (0..campaign.shards).collect();
-        let stock = self.campaigns.stock(&campaign.campaign_id, &all).await?;
-        if stock.len() != all.len() {
-            return Err(PortError::reject(CLOSE, "a stock shard is missing"));
-        }
-        let holding = stock.iter().filter(|shard| shard.remaining > 0);
-        Ok(holding
-            .max_by_key(|shard| shard.remaining)
-            .map(|shard| shard.shard))
-    }
-}
 
 impl CampaignCatalog for DynamoCatalog {
     async fn create(
@@ -166,30 +145,6 @@ impl CampaignCatalog for DynamoCatalog {
             Transacted::Applied => Ok(Creation::Created),
             Transacted::Refused(reasons) => self.met(campaign, idempotency, reasons).await,
         }
-    }
-
-    async fn close(&self, campaign: &Campaign, now: Timestamp) -> Result<Timestamp, PortError> {
-        let id = &campaign.campaign_id;
-        for _ in 0..CLOSING_TRIES {
-            let fullest = self.fullest(campaign).await?;
-            if fullest.is_none() {
-                self.campaigns.mark_sold(campaign).await?;
-            }
-            let items = closing(&self.table, campaign, fullest, now)?;
-            match self.transact(CLOSE, items).await? {
-                Transacted::Applied => {
-                    let closed_at = self.standing(CLOSE, id).await?.closed_at;
-                    let missing = "the record is not closed after all";
-                    return closed_at.ok_or_else(|| PortError::reject(CLOSE, missing));
-                }
-                Transacted::Refused(reasons) if reasons.iter().any(|r| r.item.is_some()) => {}
-                Transacted::Refused(_) => {
-                    let missing = "the record or a stock shard is missing";
-                    return Err(PortError::reject(CLOSE, missing));
-                }
-            }
-        }
-        Err(PortError::retry(CLOSE, "it sold on too fast"))
     }
 
     async fn list(
@@ -394,44 +349,6 @@ fn put(table: &str, item: Item) -> PutBuilder {
     Put::builder().table_name(table).set_item(Some(item))
 }
 
-/// Marks the record and every shard. `holding` must still hold something then: so no campaign is closed that has sold out
-/// without its mark.
-fn closing(
-    table: &str,
-    campaign: &Campaign,
-    holding: Option<u16>,
-    now: Timestamp,
-) -> Result<Vec<TransactWriteItem>, PortError> {
-    let id = &campaign.campaign_id;
-    let close = |key| {
-        Update::builder()
-            .table_name(table)
-            .set_key(Some(key))
-            .update_expression("SET closedAt = if_not_exists(closedAt, :now)")
-            .expression_attribute_values(":now", text(now.to_string()))
-    };
-    let exists = |update: UpdateBuilder| update.condition_expression("attribute_exists(pk)");
-    let shard = |shard| {
-        let update = close(stock_key(id, shard));
-        if holding != Some(shard) {
-            return exists(update);
-        }
-        update
-            .condition_expression("attribute_exists(pk) AND remaining > :none")
-            .expression_attribute_values(":none", number(0))
-            .return_values_on_condition_check_failure(OnFailure::AllOld)
-    };
-    let updates =
-        std::iter::once(exists(close(campaign_key(id)))).chain((0..campaign.shards).map(shard));
-    let item = |update: UpdateBuilder| {
-        let update = update.build();
-        update.map(|update| TransactWriteItem::builder().update(update).build())
-    };
-    updates
-        .map(|update| item(update).map_err(|error| PortError::reject(CLOSE, error)))
-        .collect()
-}
-
 enum Judgement {
     Refused(Vec<CancellationReason>),
     Busy,
@@ -530,20 +447,6 @@ mod tests {
         (DynamoCatalog::new(&aws, TABLE.into()), move || {
             requests(&client)
         })
-    }
-
-    /// The stock shards as a batch read gives them, holding so much.
-    fn stock(campaign: &Campaign, holding: &[u32]) -> (u16, Value) {
-        let shard = |(shard, remaining): (usize, &u32)| {
-            let pk = format!("STOCK#{}#{shard}", campaign.campaign_id);
-            let number = |n: u32| json!({"N": n.to_string()});
-            json!({
-                "pk": {"S": pk}, "sk": {"S": "STOCK"}, "remaining": number(*remaining),
-                "issued": number(10 - remaining), "quota": number(10),
-            })
-        };
-        let items: Vec<_> = holding.iter().enumerate().map(shard).collect();
-        (200, json!({"Responses": {TABLE: items}}))
     }
 
     /// A cancelled transaction with these reasons at its first positions.
@@ -679,112 +582,6 @@ mod tests {
             Creation::Created
         );
         assert_eq!(sent().len(), 2);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn closing_marks_the_record_and_every_shard_at_once_and_outlasts_conflicts() {
-        let open = campaign(3000);
-        let first = now().plus_seconds(-5);
-        let closed = Campaign {
-            closed_at: Some(first),
-            ..open.clone()
-        };
-        let conflict = || cancelled(&[none(), json!({"Code": "TransactionConflict"})]);
-        let responses = [
-            stock(&open, &[0, 7, 9]),
-            conflict(),
-            conflict(),
-            (200, json!({})),
-            (200, json!({"Item": item(&closed)})),
-        ];
-        let (catalog, sent) = catalog(&responses);
-        assert_eq!(
-            catalog.close(&open, now()).await.unwrap(),
-            first,
-            "an earlier closing's time stands"
-        );
-
-        let sent = sent();
-        assert_eq!(sent.len(), 5);
-        assert_eq!(sent[4].1["ConsistentRead"], true);
-        assert_ne!(
-            sent[1].1["ClientRequestToken"],
-            sent[3].1["ClientRequestToken"]
-        );
-        let updates = sent[3].1["TransactItems"].as_array().unwrap();
-        let id = open.campaign_id.as_str();
-        let keys: Vec<_> = updates
-            .iter()
-            .map(|item| item["Update"]["Key"]["pk"]["S"].as_str().unwrap())
-            .collect();
-        let stock = |shard| format!("STOCK#{id}#{shard}");
-        assert_eq!(
-            keys,
-            [format!("CAMPAIGN#{id}"), stock(0), stock(1), stock(2)]
-        );
-        for (position, item) in updates.iter().enumerate() {
-            let update = &item["Update"];
-            // The fullest shard, of which the transaction makes sure that the campaign has not sold out meanwhile.
-            let condition = if position == 3 {
-                "attribute_exists(pk) AND remaining > :none"
-            } else {
-                "attribute_exists(pk)"
-            };
-            assert_eq!(update["ConditionExpression"], condition);
-            assert_eq!(
-                update["UpdateExpression"],
-                "SET closedAt = if_not_exists(closedAt, :now)"
-            );
-            assert_eq!(
-                update["ExpressionAttributeValues"][":now"]["S"],
-                now().to_string()
-            );
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_sells_out_before_its_closing_is_marked_first() {
-        let open = campaign(1);
-        let closed = Campaign {
-            closed_at: Some(now()),
-            ..open.clone()
-        };
-        let emptied = json!({"Code": "ConditionalCheckFailed", "Item": {"remaining": {"N": "0"}}});
-        let (catalog, sent) = catalog(&[
-            stock(&open, &[1]),
-            cancelled(&[none(), emptied]),
-            stock(&open, &[0]),
-            (200, json!({})),
-            (200, json!({})),
-            (200, json!({"Item": item(&closed)})),
-        ]);
-        assert_eq!(catalog.close(&open, now()).await.unwrap(), now());
-        let sent = sent();
-        assert_eq!(sent[3].1["Item"]["pk"]["S"], "SOLD");
-        let shard = &sent[4].1["TransactItems"][1]["Update"];
-        assert_eq!(shard["ConditionExpression"], "attribute_exists(pk)");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn closing_gives_up_for_now_after_twenty_conflicts_and_for_good_without_a_shard() {
-        let conflicts = (0..25).map(|_| cancelled(&[json!({"Code": "TransactionConflict"})]));
-        let open = || stock(&campaign(1), &[1]);
-        let conflicts: Vec<_> = std::iter::once(open()).chain(conflicts).collect();
-        let (busy, sent) = catalog(&conflicts);
-        assert_eq!(
-            busy.close(&campaign(1), now()).await.unwrap_err().fate,
-            crate::Fate::Retry
-        );
-        assert_eq!(sent().len(), 21);
-
-        let (damaged, _) = catalog(&[
-            open(),
-            cancelled(&[none(), json!({"Code": "ConditionalCheckFailed"})]),
-        ]);
-        assert_eq!(
-            damaged.close(&campaign(1), now()).await.unwrap_err().fate,
-            crate::Fate::Reject
-        );
     }
 
     #[tokio::test]

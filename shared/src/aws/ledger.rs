@@ -21,7 +21,7 @@ use crate::{
     PartnerId, PortError, StandingCoupons, StockReason, UserId,
 };
 
-/// The shard pays only if it exists, is not closed and holds enough: never a coupon too many.
+/// The shard pays only if it exists, is not frozen by a closing and holds enough: never a coupon too many.
 const STOCK_CONDITION: &str =
     "attribute_exists(pk) AND attribute_not_exists(closedAt) AND remaining >= :n";
 /// The key is (partner, user, campaign): never two for one user.
@@ -281,16 +281,16 @@ fn stock_reason(reason: &CancellationReason) -> Result<StockReason, PortError> {
             let Some(item) = reason.item.as_ref().filter(|item| !item.is_empty()) else {
                 return Ok(StockReason::Missing);
             };
-            if item.contains_key("closedAt") {
-                return Ok(StockReason::Closed);
-            }
             let remaining = item
                 .get("remaining")
                 .and_then(|left| left.as_n().ok())
-                .and_then(|left| left.parse().ok());
-            remaining
-                .map(StockReason::Short)
-                .ok_or_else(|| PortError::reject(OPERATION, "shard without `remaining`"))
+                .and_then(|left| left.parse().ok())
+                .ok_or_else(|| PortError::reject(OPERATION, "shard without `remaining`"))?;
+            Ok(if item.contains_key("closedAt") {
+                StockReason::Closed(remaining)
+            } else {
+                StockReason::Short(remaining)
+            })
         }
         "ValidationError" => Err(PortError::reject(
             OPERATION,

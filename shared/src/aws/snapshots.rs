@@ -10,9 +10,9 @@ use super::error::port_error;
 use super::item::{Item, key, number, read, record, text, ttl};
 use super::{Aws, DynamoCampaigns, batch};
 use crate::{
-    AnnouncementRecords, BroadcastId, Campaign, CampaignId, CampaignIndex, CampaignRecords,
-    LiveCampaigns, PortError, Publication, Snapshot, SnapshotStore, Snapshots, StockCounters,
-    StockShard, Timestamp,
+    AnnouncementRecords, BroadcastId, Campaign, CampaignClosing, CampaignId, CampaignIndex,
+    CampaignRecords, Freeze, LiveCampaigns, Mark, PortError, Publication, Snapshot, SnapshotStore,
+    Snapshots, SoldMarks, StockCounters, StockShard, Timestamp,
 };
 
 /// Copies of the snapshot, so that a thousand environments that expire together do not meet one partition's
@@ -249,6 +249,40 @@ impl StockCounters for DynamoSnapshots {
         shards: &[u16],
     ) -> Result<Vec<StockShard>, PortError> {
         self.campaigns.stock(campaign, shards).await
+    }
+}
+
+/// What a closing that stopped half-way needs to be finished by `refresh`.
+impl CampaignClosing for DynamoSnapshots {
+    async fn begin_closing(&self, campaign: &CampaignId, now: Timestamp) -> Result<(), PortError> {
+        self.campaigns.begin_closing(campaign, now).await
+    }
+
+    async fn freeze(
+        &self,
+        campaign: &CampaignId,
+        shard: u16,
+        now: Timestamp,
+    ) -> Result<Freeze, PortError> {
+        self.campaigns.freeze(campaign, shard, now).await
+    }
+
+    async fn end_closing(
+        &self,
+        campaign: &CampaignId,
+        now: Timestamp,
+    ) -> Result<Timestamp, PortError> {
+        self.campaigns.end_closing(campaign, now).await
+    }
+}
+
+impl SoldMarks for DynamoSnapshots {
+    async fn mark_sold(&self, campaign: &Campaign) -> Result<Mark, PortError> {
+        self.campaigns.mark_sold(campaign).await
+    }
+
+    async fn is_sold(&self, campaign: &CampaignId) -> Result<bool, PortError> {
+        self.campaigns.is_sold(campaign).await
     }
 }
 

@@ -60,7 +60,7 @@ pub async fn announce(
     Ok(announced)
 }
 
-/// Whether an opening has been overtaken by an early close: that closes every shard in one transaction, so one tells.
+/// Whether an opening has been overtaken by an early close: that freezes every shard and is always finished, so one tells.
 async fn is_closed(
     counters: &impl StockCounters,
     announcement: &Announcement,

@@ -2,7 +2,7 @@
 
 use crate::{
     Answer, Campaign, Clock, ConnectionId, Forgetting, JobError, PortError, Post, PostSummary,
-    Posted, Poster, Pusher, ServerFrame, Settlement, StockCounters, StockShard,
+    Posted, Poster, Pusher, ServerFrame, Settlement, StockCounters, StockShard, Timestamp,
     broadcast::poster::encode, claim_list,
 };
 
@@ -90,8 +90,7 @@ pub async fn deliver_snapshot<P: Pusher, C: Forgetting, K: Clock>(
     mut campaign: Campaign,
 ) -> Result<PostSummary, JobError> {
     let stock = whole_stock(counters, &campaign.campaign_id, campaign.shards).await?;
-    let closed_early = stock.iter().find_map(|shard| shard.closed_at);
-    campaign.closed_at = campaign.closed_at.or(closed_early);
+    campaign.closed_at = campaign.closed_at.or(all_frozen_at(&stock));
     let (issued, remaining) = totals(&stock);
     let phase = campaign.phase(poster.clock.now(), remaining == 0);
     let frame = ServerFrame::snapshot(&campaign, phase, issued);
@@ -105,6 +104,12 @@ pub async fn deliver_snapshot<P: Pusher, C: Forgetting, K: Clock>(
         }],
     )
     .await
+}
+
+/// When the last of these shards was frozen; `None` while one of them may still issue.
+fn all_frozen_at(stock: &[StockShard]) -> Option<Timestamp> {
+    let frozen: Option<Vec<Timestamp>> = stock.iter().map(|shard| shard.closed_at).collect();
+    frozen?.into_iter().max()
 }
 
 /// All stock shards. A missing one is damage, never "empty".

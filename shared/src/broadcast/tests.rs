@@ -562,15 +562,21 @@ async fn a_snapshot_tells_the_stock_as_it_stands_now() {
     )
     .await
     .unwrap();
-    stage
-        .campaigns
-        .close(&stage.campaign.campaign_id, stage.now);
-    deliver_snapshot(&poster, &stage.campaigns, socket, stage.campaign.clone())
-        .await
-        .unwrap();
+    let again = async || {
+        let campaign = stage.campaign.clone();
+        deliver_snapshot(&poster, &stage.campaigns, socket.clone(), campaign)
+            .await
+            .unwrap();
+    };
+    let id = &stage.campaign.campaign_id;
+    stage.campaigns.freeze_shard(id, 0, stage.now);
+    again().await;
+    stage.campaigns.close(id, stage.now);
+    again().await;
     let expected = |phase| ServerFrame::snapshot(&stage.campaign, phase, 0);
     assert_eq!(
         stage.pusher.frames("c"),
-        [expected(Phase::Open), expected(Phase::Closed)]
+        [Phase::Open, Phase::Open, Phase::Closed].map(expected),
+        "one frozen shard of several is not the end"
     );
 }

@@ -1,7 +1,9 @@
 //! Takes coupons from a campaign's stock for the leaders of a batch: chunks of up to 99 users, each one transaction on
 //! one shard, several at once on different shards, until everybody is served, refused or the deadline is near.
 //!
-//! What is known of a shard is an upper bound, because stock never rises: a bound of zero is proof of emptiness.
+//! What is known of a shard is an upper bound, because stock never rises: a bound of zero is proof of emptiness. A shard that an
+//! early closing has frozen issues nothing more, and what was read of it then stays true. The closing freezes them one by one;
+//! the others sell on meanwhile, and nobody is refused before all of them are frozen or empty.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -34,7 +36,7 @@ pub const LOOK_UP_GRACE: Duration = Duration::from_millis(800);
 /// Campaigns whose empty shards are remembered; then it starts anew, at the price of a stock read.
 const CAMPAIGNS_REMEMBERED: usize = 1024;
 
-/// Which shards were seen empty or closed. True forever, so it outlives the batch.
+/// Which shards were seen empty. True forever, so it outlives the batch.
 #[derive(Debug, Default)]
 pub(super) struct EmptyShards(Mutex<HashMap<CampaignId, BTreeSet<u16>>>);
 
@@ -89,13 +91,11 @@ pub(super) struct Sale<'a, C, L, K, E> {
     deadline: Instant,
     waiting: Vec<Buyer<'a>>,
     verdicts: HashMap<UserId, Verdict>,
-    /// Upper bounds of what each shard holds.
+    /// Upper bounds of what each shard holds; of a frozen one, what it holds for good.
     bounds: BTreeMap<u16, u32>,
     /// Shards somebody else was writing in the last round.
     busy: HashSet<u16>,
-    /// The campaign was closed early. What its shards hold then decides between `sold_out` and `closed`.
-    closed: bool,
-    /// Shards read with the closed mark: what they hold, they hold for good.
+    /// Shards that an early closing has frozen.
     frozen: HashSet<u16>,
     tally: Tally,
 }
@@ -120,7 +120,6 @@ where
             verdicts: HashMap::new(),
             bounds: BTreeMap::new(),
             busy: HashSet::new(),
-            closed: campaign.closed_at.is_some(),
             frozen: HashSet::new(),
             tally: Tally::default(),
         }
@@ -146,20 +145,9 @@ where
         let mut fruitless = 0;
         let mut round = 0;
         while !self.waiting.is_empty() && Instant::now() < self.deadline {
-            if self.is_sold_out() {
-                self.refuse_rest(Outcome::SoldOut).await;
+            if let Some(refusal) = self.end() {
+                self.refuse_rest(refusal).await;
                 break;
-            }
-            if self.closed {
-                if self.is_frozen() {
-                    return self.refuse_rest(Outcome::Closed).await;
-                }
-                self.pause(fruitless).await;
-                fruitless += 1;
-                if !self.read_stock().await {
-                    return;
-                }
-                continue;
             }
             let before = self.progress();
             let chunks = self.plan(round);
@@ -184,16 +172,24 @@ where
         self.tally.sold_out = self.is_sold_out();
     }
 
-    /// Whether every shard was seen empty. Judged before the closed mark: a shard that is empty after the closing was empty
-    /// at it, so whoever reads `sold_out` before the closing reads the same after it.
+    /// Why nobody can get a coupon any more, once that is so: no shard can issue, and that is final. Emptiness is judged before
+    /// the closing: a shard that is empty after it was empty at it, so whoever reads `sold_out` before it reads the same after it.
+    fn end(&self) -> Option<Outcome> {
+        if self.is_sold_out() {
+            return Some(Outcome::SoldOut);
+        }
+        self.selling().next().is_none().then_some(Outcome::Closed)
+    }
+
+    /// Whether every shard was seen empty.
     fn is_sold_out(&self) -> bool {
         self.bounds.values().all(|bound| *bound == 0)
     }
 
-    /// Whether what is known of every shard that may hold something was read after the closing.
-    fn is_frozen(&self) -> bool {
-        let mut holding = self.bounds.iter().filter(|(_, bound)| **bound > 0);
-        holding.all(|(shard, _)| self.frozen.contains(shard))
+    /// The shards that may issue something, and how much at most.
+    fn selling(&self) -> impl Iterator<Item = (u16, u32)> {
+        let known = self.bounds.iter().map(|(shard, bound)| (*shard, *bound));
+        known.filter(|(shard, bound)| *bound > 0 && !self.frozen.contains(shard))
     }
 
     /// Reads the shards not known empty. `false` if nothing can be decided: unreadable, or a shard is missing.
@@ -218,7 +214,6 @@ where
         }
         for shard in shards {
             if shard.closed_at.is_some() {
-                self.closed = true;
                 self.frozen.insert(shard.shard);
             }
             self.bound(shard.shard, shard.remaining);
@@ -237,16 +232,11 @@ where
         }
     }
 
-    /// Spreads those who may buy now over shards that hold something, in random order so that workers do not meet;
+    /// Spreads those who may buy now over shards that may issue something, in random order so that workers do not meet;
     /// shards that were busy a moment ago come last.
     fn plan(&self, round: u32) -> Vec<(Chunk, Vec<Buyer<'a>>)> {
         let mut random = fastrand::Rng::with_seed(self.random_u64());
-        let mut shards: Vec<(u16, u32)> = self
-            .bounds
-            .iter()
-            .filter(|(_, bound)| **bound > 0)
-            .map(|(shard, bound)| (*shard, *bound))
-            .collect();
+        let mut shards: Vec<(u16, u32)> = self.selling().collect();
         random.shuffle(&mut shards);
         shards.sort_by_key(|(shard, _)| self.busy.contains(shard));
 
@@ -366,7 +356,10 @@ where
         match stock {
             StockReason::None => explained = false,
             StockReason::Short(left) => self.bound(shard, left),
-            StockReason::Closed => self.closed = true,
+            StockReason::Closed(left) => {
+                self.frozen.insert(shard);
+                self.bound(shard, left);
+            }
             StockReason::Busy => {
                 self.tally.conflicts += 1;
                 self.busy.insert(shard);
@@ -465,7 +458,7 @@ where
     }
 
     /// Changes whenever something was decided or learned.
-    fn progress(&self) -> (usize, u64, u64) {
+    fn progress(&self) -> (usize, usize, u64, u64) {
         let sitting_out = self
             .waiting
             .iter()
@@ -473,6 +466,7 @@ where
             .sum();
         (
             self.waiting.len(),
+            self.frozen.len(),
             self.bounds.values().map(|bound| u64::from(*bound)).sum(),
             sitting_out,
         )

@@ -721,20 +721,61 @@ async fn a_claim_out_of_time_waits_for_its_users_undecided_leader() {
     assert_eq!(outcomes, [None; 2], "a coupon may yet answer both");
 }
 
+/// A campaign of this many coupons over two shards, of which a closing that stopped half-way has frozen the first.
+fn half_closed(total: u32) -> (MemoryLedger, Campaign) {
+    let (ledger, mut campaign) = (MemoryLedger::default(), sample_campaign(total, NOW));
+    campaign.shards = 2;
+    ledger.add(&campaign);
+    ledger.freeze_shard(&campaign.campaign_id, 0, NOW);
+    (ledger, campaign)
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_worker_told_of_a_closing_waits_until_it_reads_it() {
-    let (ledger, campaign) = open(10);
-    ledger.fail_next([Fault::Closed]);
-    let (worker, batch) = (issuer(&ledger), claims(&campaign, 0..2));
-    let (outcomes, ()) = tokio::join!(decide(&worker, &batch), async {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        ledger.close(&campaign.campaign_id, NOW);
-    });
-    assert_eq!(outcomes, [Some(Outcome::Closed); 2]);
-    assert_books(&ledger, &campaign, 0);
-    let reads = ledger.stock_reads();
-    assert!(
-        (3..20).contains(&reads),
-        "further and further apart: {reads}"
+async fn a_frozen_shard_beside_another_refuses_nobody_while_that_one_sells() {
+    let (ledger, campaign) = half_closed(10);
+    let outcomes = decide(&issuer(&ledger), &claims(&campaign, 0..3)).await;
+    assert_eq!(count(&outcomes, Outcome::Issued), 3);
+    assert!(ledger.asked().iter().all(|(shard, _)| *shard == 1));
+    // Two are left in the other one, and five for good in the frozen one.
+    let outcomes = decide(&issuer(&ledger), &claims(&campaign, 3..9)).await;
+    assert_eq!(count(&outcomes, Outcome::Issued), 2);
+    assert_eq!(count(&outcomes, Outcome::Closed), 4);
+    assert_books(&ledger, &campaign, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_frozen_shard_is_empty_like_any_other() {
+    let (ledger, campaign) = half_closed(1);
+    // The quota of the second shard is none, that of the first one coupon: frozen, it is never issued.
+    assert_eq!(
+        decide(&issuer(&ledger), &claims(&campaign, 0..1)).await,
+        [Some(Outcome::Closed)]
     );
+    let (ledger, mut campaign) = (MemoryLedger::default(), sample_campaign(2, NOW));
+    campaign.shards = 2;
+    ledger.add(&campaign);
+    decide(&issuer(&ledger), &claims(&campaign, 0..1)).await;
+    let empty = ledger.shards(&campaign.campaign_id);
+    let empty = empty.iter().find(|shard| shard.remaining == 0).unwrap();
+    ledger.freeze_shard(&campaign.campaign_id, empty.shard, NOW);
+    let outcomes = decide(&issuer(&ledger), &claims(&campaign, 1..3)).await;
+    assert_eq!(count(&outcomes, Outcome::Issued), 1);
+    assert_eq!(count(&outcomes, Outcome::SoldOut), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_surprised_by_a_frozen_shard_sells_from_the_others() {
+    let (ledger, mut campaign) = (MemoryLedger::default(), sample_campaign(200, NOW));
+    campaign.shards = 2;
+    ledger.add(&campaign);
+    // It has read both shards when its first chunks are throttled; meanwhile one of them is frozen.
+    ledger.fail_next([Fault::Throttled, Fault::Throttled]);
+    let (worker, batch) = (issuer(&ledger), claims(&campaign, 0..150));
+    let (outcomes, ()) = tokio::join!(decide(&worker, &batch), async {
+        ledger.freeze_shard(&campaign.campaign_id, 0, NOW);
+    });
+    assert_eq!(count(&outcomes, Outcome::Issued), 100);
+    assert_eq!(count(&outcomes, Outcome::Closed), 50);
+    assert_eq!(ledger.stock_reads(), 1, "the refusal says what it holds");
+    assert_books(&ledger, &campaign, 100);
 }

@@ -7,7 +7,7 @@ use crate::memory::MemoryLedger;
 use crate::{
     BroadcastId, BroadcastReport, BroadcastReports, Campaign, CampaignCatalog, CampaignId,
     CampaignRecords, Coupon, Creation, Idempotency, KeyRecord, KeyStore, Page, PageCounts,
-    PartnerId, PortError, ReportRecord, SoldMarks, StandingCoupons, Timestamp, UserCoupons, UserId,
+    PartnerId, PortError, ReportRecord, StandingCoupons, UserCoupons, UserId,
 };
 
 /// A request as it is recognized again: whose, and by which key.
@@ -122,21 +122,6 @@ impl CampaignCatalog for MemoryCatalog {
         }
         self.add(campaign);
         Ok(Creation::Created)
-    }
-
-    async fn close(&self, campaign: &Campaign, now: Timestamp) -> Result<Timestamp, PortError> {
-        self.check("close the campaign")?;
-        let stock = self.ledger.shards(&campaign.campaign_id);
-        if stock.iter().all(|shard| shard.remaining == 0) {
-            self.ledger.mark_sold(campaign).await?;
-        }
-        self.ledger.close(&campaign.campaign_id, now);
-        let closed_at = self
-            .ledger
-            .find(&campaign.campaign_id)
-            .await?
-            .and_then(|campaign| campaign.closed_at);
-        closed_at.ok_or_else(|| PortError::reject("close the campaign", "the record is missing"))
     }
 
     async fn list(

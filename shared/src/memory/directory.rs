@@ -111,6 +111,7 @@ pub fn sample_campaign(total: u32, now: Timestamp) -> Campaign {
         shards: shards_for(total),
         priority: false,
         created_at: now,
+        closing_at: None,
         closed_at: None,
     }
 }

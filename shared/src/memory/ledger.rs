@@ -8,9 +8,10 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::{
-    Campaign, CampaignId, CampaignRecords, Chunk, ChunkOutcome, Confirmation, Coupon, CouponLedger,
-    CouponReason, FIRST_PACE_SECONDS, Mark, PartnerId, PortError, SoldMarks, StandingCoupons,
-    StockCounters, StockReason, StockShard, StockTicks, Timestamp, UserId,
+    Campaign, CampaignClosing, CampaignId, CampaignRecords, Chunk, ChunkOutcome, Confirmation,
+    Coupon, CouponLedger, CouponReason, FIRST_PACE_SECONDS, Freeze, Mark, PartnerId, PortError,
+    SoldMarks, StandingCoupons, StockCounters, StockReason, StockShard, StockTicks, Timestamp,
+    UserId,
 };
 
 /// What the next call of [`CouponLedger::issue`] shall meet.
@@ -26,8 +27,6 @@ pub enum Fault {
     Hangs,
     /// Somebody else is writing the stock counter.
     StockBusy,
-    /// The campaign is closed, which reads do not show yet.
-    Closed,
     /// Somebody else is writing the coupon at this position.
     CouponBusy(usize),
     /// The coupon at this position can never be stored.
@@ -49,6 +48,8 @@ struct State {
     applied: HashMap<u128, Vec<Chunk>>,
     faults: VecDeque<Fault>,
     busy_confirmations: usize,
+    busy_freezes: usize,
+    closing_steps: Vec<String>,
     asked: Vec<(u16, usize)>,
     stock_reads: usize,
     failing: bool,
@@ -86,10 +87,11 @@ impl MemoryLedger {
             .insert(campaign.campaign_id.clone(), campaign.clone());
     }
 
-    /// Closes a campaign early: the record and every shard at once.
+    /// Closes a campaign early, the record and every shard at once, and sets no sold mark.
     pub fn close(&self, id: &CampaignId, now: Timestamp) {
         let mut state = self.state();
         if let Some(campaign) = state.campaigns.get_mut(id) {
+            campaign.closing_at.get_or_insert(now);
             campaign.closed_at.get_or_insert(now);
         }
         state
@@ -99,6 +101,29 @@ impl MemoryLedger {
             .for_each(|(_, stock)| {
                 stock.closed_at.get_or_insert(now);
             });
+    }
+
+    /// Freezes one shard, as a closing does that stops half-way.
+    pub fn freeze_shard(&self, id: &CampaignId, shard: u16, now: Timestamp) {
+        if let Some(stock) = self.state().stock.get_mut(&(id.clone(), shard)) {
+            stock.closed_at.get_or_insert(now);
+        }
+    }
+
+    /// Sets a shard's counts, as sales do.
+    pub fn set_shard(&self, id: &CampaignId, shard: StockShard) {
+        let key = (id.clone(), shard.shard);
+        self.state().stock.insert(key, shard);
+    }
+
+    /// The next so many tries to freeze a shard meet a transaction.
+    pub fn freezes_busy(&self, times: usize) {
+        self.state().busy_freezes = times;
+    }
+
+    /// The steps of closings so far: `begin`, `freeze 0`, `sold`, `end`.
+    pub fn closing_steps(&self) -> Vec<String> {
+        self.state().closing_steps.clone()
     }
 
     /// Loses a shard, as only damage can.
@@ -258,7 +283,7 @@ impl State {
         let stock_key = (chunk.campaign.campaign_id.clone(), chunk.shard);
         let stock = match self.stock.get(&stock_key) {
             None => StockReason::Missing,
-            Some(stock) if stock.closed_at.is_some() => StockReason::Closed,
+            Some(stock) if stock.closed_at.is_some() => StockReason::Closed(stock.remaining),
             Some(stock) if stock.remaining < size => StockReason::Short(stock.remaining),
             Some(_) => StockReason::None,
         };
@@ -348,7 +373,6 @@ impl CouponLedger for MemoryLedger {
                 ChunkOutcome::Unknown
             }
             Some(Fault::StockBusy) => cancelled(chunk, StockReason::Busy, None),
-            Some(Fault::Closed) => cancelled(chunk, StockReason::Closed, None),
             Some(Fault::CouponBusy(at)) => {
                 cancelled(chunk, StockReason::None, Some((at, CouponReason::Busy)))
             }
@@ -387,6 +411,7 @@ impl SoldMarks for MemoryLedger {
         if self.state().failing_marks {
             return Err(PortError::retry(OPERATION, "told to fail"));
         }
+        self.state().closing_steps.push("sold".into());
         let new = self.state().sold.insert(campaign.campaign_id.clone());
         Ok(if new { Mark::Set } else { Mark::Stood })
     }
@@ -394,6 +419,55 @@ impl SoldMarks for MemoryLedger {
     async fn is_sold(&self, campaign: &CampaignId) -> Result<bool, PortError> {
         self.check("read the sold mark")?;
         Ok(self.state().sold.contains(campaign))
+    }
+}
+
+impl CampaignClosing for MemoryLedger {
+    async fn begin_closing(&self, campaign: &CampaignId, now: Timestamp) -> Result<(), PortError> {
+        const OPERATION: &str = "note that the campaign is being closed";
+        self.check(OPERATION)?;
+        let mut state = self.state();
+        state.closing_steps.push("begin".into());
+        let record = state.campaigns.get_mut(campaign);
+        let missing = || PortError::reject(OPERATION, "the record is missing");
+        record.ok_or_else(missing)?.closing_at.get_or_insert(now);
+        Ok(())
+    }
+
+    async fn freeze(
+        &self,
+        campaign: &CampaignId,
+        shard: u16,
+        now: Timestamp,
+    ) -> Result<Freeze, PortError> {
+        const OPERATION: &str = "freeze a stock shard";
+        self.check(OPERATION)?;
+        let mut state = self.state();
+        if state.busy_freezes > 0 {
+            state.busy_freezes -= 1;
+            return Ok(Freeze::Busy);
+        }
+        let missing = || PortError::reject(OPERATION, "the stock shard is missing");
+        let stock = state.stock.get_mut(&(campaign.clone(), shard));
+        let stock = stock.ok_or_else(missing)?;
+        stock.closed_at.get_or_insert(now);
+        let frozen = *stock;
+        state.closing_steps.push(format!("freeze {shard}"));
+        Ok(Freeze::Frozen(frozen))
+    }
+
+    async fn end_closing(
+        &self,
+        campaign: &CampaignId,
+        now: Timestamp,
+    ) -> Result<Timestamp, PortError> {
+        const OPERATION: &str = "close the campaign's record";
+        self.check(OPERATION)?;
+        let mut state = self.state();
+        state.closing_steps.push("end".into());
+        let record = state.campaigns.get_mut(campaign);
+        let missing = || PortError::reject(OPERATION, "the record is missing");
+        Ok(*record.ok_or_else(missing)?.closed_at.get_or_insert(now))
     }
 }
 

@@ -1,17 +1,18 @@
 //! What the refresher reads and writes, in memory.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::MemoryLedger;
 use crate::{
-    AnnouncementRecords, BroadcastId, Campaign, CampaignId, LiveCampaigns, PortError, Publication,
-    Snapshot, SnapshotStore, SoldMarks, StockCounters, StockShard,
+    AnnouncementRecords, BroadcastId, Campaign, CampaignClosing, CampaignId, CampaignRecords,
+    Freeze, LiveCampaigns, Mark, PortError, Publication, Snapshot, SnapshotStore, SoldMarks,
+    StockCounters, StockShard, Timestamp,
 };
 
 #[derive(Debug, Default)]
 struct State {
-    live: BTreeMap<CampaignId, Campaign>,
+    live: BTreeSet<CampaignId>,
     published: Option<Snapshot>,
     gone_out: HashSet<BroadcastId>,
 }
@@ -32,9 +33,7 @@ impl MemoryRefreshStore {
     /// Stores a live campaign with its stock.
     pub fn add(&self, campaign: &Campaign) {
         self.ledger.add(campaign);
-        self.state()
-            .live
-            .insert(campaign.campaign_id.clone(), campaign.clone());
+        self.state().live.insert(campaign.campaign_id.clone());
     }
 
     /// The announcement has been handed to every page job.
@@ -50,12 +49,17 @@ impl MemoryRefreshStore {
 
 impl LiveCampaigns for MemoryRefreshStore {
     async fn live(&self) -> Result<Vec<Campaign>, PortError> {
-        Ok(self.state().live.values().cloned().collect())
+        let ids: Vec<CampaignId> = self.state().live.iter().cloned().collect();
+        let mut live = Vec::new();
+        for id in ids {
+            live.extend(self.ledger.find(&id).await?);
+        }
+        Ok(live)
     }
 
     async fn sold(&self) -> Result<HashSet<CampaignId>, PortError> {
         let mut sold = HashSet::new();
-        let ids: Vec<CampaignId> = self.state().live.keys().cloned().collect();
+        let ids: Vec<CampaignId> = self.state().live.iter().cloned().collect();
         for id in ids {
             if self.ledger.is_sold(&id).await? {
                 sold.insert(id);
@@ -102,5 +106,38 @@ impl StockCounters for MemoryRefreshStore {
         shards: &[u16],
     ) -> Result<Vec<StockShard>, PortError> {
         self.ledger.stock(campaign, shards).await
+    }
+}
+
+impl SoldMarks for MemoryRefreshStore {
+    async fn mark_sold(&self, campaign: &Campaign) -> Result<Mark, PortError> {
+        self.ledger.mark_sold(campaign).await
+    }
+
+    async fn is_sold(&self, campaign: &CampaignId) -> Result<bool, PortError> {
+        self.ledger.is_sold(campaign).await
+    }
+}
+
+impl CampaignClosing for MemoryRefreshStore {
+    async fn begin_closing(&self, campaign: &CampaignId, now: Timestamp) -> Result<(), PortError> {
+        self.ledger.begin_closing(campaign, now).await
+    }
+
+    async fn freeze(
+        &self,
+        campaign: &CampaignId,
+        shard: u16,
+        now: Timestamp,
+    ) -> Result<Freeze, PortError> {
+        self.ledger.freeze(campaign, shard, now).await
+    }
+
+    async fn end_closing(
+        &self,
+        campaign: &CampaignId,
+        now: Timestamp,
+    ) -> Result<Timestamp, PortError> {
+        self.ledger.end_closing(campaign, now).await
     }
 }

@@ -9,9 +9,10 @@ use axum::{
     response::IntoResponse,
 };
 use firstcome_core::{
-    ANNOUNCE_AHEAD_SECONDS, Announcement, BroadcastJob, BroadcastOutbox, Campaign, CampaignCatalog,
-    CampaignId, Creation, Idempotency, InvalidValue, NewCampaign, PartnerId, Phase, PortError,
-    StockCounters, Timestamp, closed, delay_seconds, is_storable, opened, points_of, sha256_hex,
+    ANNOUNCE_AHEAD_SECONDS, Announcement, BroadcastJob, BroadcastOutbox, CLOSING_PATIENCE,
+    Campaign, CampaignCatalog, CampaignId, Creation, Idempotency, InvalidValue, NewCampaign,
+    PartnerId, Phase, PortError, StockCounters, Timestamp, close_campaign, closed, delay_seconds,
+    is_storable, opened, points_of, sha256_hex,
 };
 use futures_util::future::try_join_all;
 use serde::Serialize;
@@ -171,11 +172,10 @@ pub(crate) async fn close<P: Ports>(
     ids: PathIds,
 ) -> Answer {
     let mut campaign = own_campaign(&api, &partner, &ids.campaign()?).await?;
-    let now = api.clock.now();
-    if campaign.closed_at.is_none() {
-        campaign.closed_at = Some(api.catalog.close(&campaign, now).await?);
-    }
+    let closing = close_campaign(&api.campaigns, &campaign, &*api.clock, CLOSING_PATIENCE);
+    campaign.closed_at = Some(closing.await?);
     // Sent on a repeat, too: the first closing may have died before it got here, and the id is the same.
+    let now = api.clock.now();
     announce(&api, &[(closed(&campaign), campaign.ends_at())], now).await;
     Ok(Json(view(&api, campaign, api.clock.now()).await?).into_response())
 }

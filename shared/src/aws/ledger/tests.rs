@@ -105,13 +105,14 @@ async fn the_first_reason_is_the_stocks() {
         (json!({"Code": "None"}), Ok(StockReason::None)),
         (json!({}), Ok(StockReason::None)),
         (failed(shard("1")), Ok(StockReason::Short(1))),
-        (failed(closed), Ok(StockReason::Closed)),
+        (failed(closed), Ok(StockReason::Closed(5))),
         (failed(json!({})), Ok(StockReason::Missing)),
         (
             json!({"Code": "ConditionalCheckFailed"}),
             Ok(StockReason::Missing),
         ),
         (failed(json!({"pk": {"S": "STOCK#c#0"}})), Err(Fate::Reject)),
+        (failed(json!({"closedAt": {"S": "t"}})), Err(Fate::Reject)),
         (json!({"Code": "ValidationError"}), Err(Fate::Reject)),
         (
             json!({"Code": "TransactionConflict"}),
