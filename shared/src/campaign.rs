@@ -209,19 +209,24 @@ impl Campaign {
     /// Where the campaign is at `now`, given whether every shard was proved empty.
     pub fn phase(&self, now: Timestamp, sold_out: bool) -> Phase {
         match self.refusal_at(now) {
-            Some(Outcome::NotOpen) if self.closed_at.is_none() => Phase::Scheduled,
             _ if self.closed_at.is_some() => Phase::Closed,
+            Some(Outcome::NotOpen) => Phase::Scheduled,
             Some(_) => Phase::Closed,
             None if sold_out => Phase::SoldOut,
             None => Phase::Open,
         }
     }
 
-    /// What the window says of a claim made at `requested_at`: `not_open`, `closed`, or nothing against it.
-    pub fn refusal_at(&self, requested_at: Timestamp) -> Option<Outcome> {
-        if requested_at < self.opens_at {
+    /// What the time of a claim says against it, if that was made at `at`: `not_open`, `closed`, or nothing.
+    ///
+    /// A campaign that was closed before it opened will never open: whoever claims after the closing reads `closed`. Whoever
+    /// claimed before it was told `not_open` then, and is told the same for ever.
+    pub fn refusal_at(&self, at: Timestamp) -> Option<Outcome> {
+        if self.closed_at.is_some_and(|closed| closed <= at) && at < self.opens_at {
+            Some(Outcome::Closed)
+        } else if at < self.opens_at {
             Some(Outcome::NotOpen)
-        } else if requested_at >= self.closes_at {
+        } else if at >= self.closes_at {
             Some(Outcome::Closed)
         } else {
             None
@@ -229,17 +234,21 @@ impl Campaign {
     }
 
     /// What stands against a claim that comes through a door at `now`, given whether every shard was proved empty.
-    /// The sold mark is judged before the end, so that whoever was told `sold_out` before it is told the same after it.
+    /// The sold mark is judged before the end, so that whoever was told `sold_out` before it is told the same after it. A closed
+    /// campaign is never `not_open`, whatever the door's clock shows: its record is only closed when nothing can be issued any more.
     pub fn refusal(&self, sold_out: bool, now: Timestamp) -> Option<Outcome> {
-        if now < self.opens_at {
-            Some(Outcome::NotOpen)
-        } else if sold_out {
-            Some(Outcome::SoldOut)
-        } else if self.closed_at.is_some() {
-            Some(Outcome::Closed)
-        } else {
-            self.refusal_at(now)
+        let closed = self.closed_at.map(|_| Outcome::Closed);
+        match closed.or_else(|| self.refusal_at(now)) {
+            Some(Outcome::NotOpen) => Some(Outcome::NotOpen),
+            _ if sold_out => Some(Outcome::SoldOut),
+            refusal => refusal,
         }
+    }
+
+    /// Whether an early closing was begun and the record does not show its end. What the time says of claims before the opening
+    /// is not known until then.
+    pub fn is_being_closed(&self) -> bool {
+        self.closing_at.is_some() && self.closed_at.is_none()
     }
 
     /// When the last of its coupons may be forgotten, had it been issued at the very end.
@@ -377,6 +386,29 @@ mod tests {
         assert_eq!(campaign.ends_at(), campaign.closes_at);
         let days = campaign.forgotten_at().millis_since(campaign.closes_at) / 86_400_000;
         assert_eq!(days, 30 + 90);
+    }
+
+    #[test]
+    fn a_campaign_closed_before_it_opened_is_closed_to_whoever_comes_after() {
+        let mut campaign = campaign(1);
+        campaign.opens_at = campaign.created_at.plus_seconds(3600);
+        let closed_at = campaign.created_at.plus_seconds(60);
+        campaign.closed_at = Some(closed_at);
+        let before = Timestamp::from_millis(closed_at.millis() - 1);
+        // A claim by its own time: what was told before the closing is told again.
+        assert_eq!(campaign.refusal_at(before), Some(Outcome::NotOpen));
+        assert_eq!(campaign.refusal_at(closed_at), Some(Outcome::Closed));
+        // A door, though its clock be slow.
+        for now in [before, closed_at, campaign.opens_at] {
+            assert_eq!(campaign.refusal(false, now), Some(Outcome::Closed));
+            assert_eq!(campaign.phase(now, false), Phase::Closed);
+        }
+        // One closed while it was open says what it did of claims before its opening.
+        campaign.closed_at = Some(campaign.opens_at.plus_seconds(1));
+        assert_eq!(campaign.refusal_at(before), Some(Outcome::NotOpen));
+        assert_eq!(campaign.refusal_at(campaign.opens_at), None);
+        let late = campaign.opens_at.plus_seconds(2);
+        assert_eq!(campaign.refusal(true, late), Some(Outcome::SoldOut));
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub const CLAIM_MESSAGE_VERSION: u8 = 1;
 /// The largest claim message, in bytes.
 pub const MAX_CLAIM_MESSAGE_BYTES: usize = 8 * 1024;
 
-/// How far a claim's own time may run ahead of the queue's, in milliseconds; beyond it, the claim is `rejected`.
+/// How far the time that a claim states may run ahead of the queue's, in milliseconds; beyond it, the claim is `rejected`.
 pub const MAX_AHEAD_MILLIS: i64 = 60_000;
 
 /// How long the queues of claims keep a message, in seconds (template.yaml).
@@ -100,9 +100,9 @@ pub struct Claim {
     pub campaign_id: CampaignId,
     /// Who.
     pub user_id: UserId,
-    /// The claim's own time, stamped by the door it came through; never the worker's clock.
+    /// When it was made, as its door or producer states. Judge it by [`Self::own_time`].
     pub requested_at: Timestamp,
-    /// When the queue took it.
+    /// When the queue took it: SQS `SentTimestamp`, the same at every redelivery.
     pub sent_at: Timestamp,
     /// Where the answer goes; `None` if nobody waits on a socket.
     pub connection_id: Option<ConnectionId>,
@@ -111,7 +111,13 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Whether the claim's own time is too far ahead of the queue's to be true.
+    /// The claim's own time, by which it is judged and ordered: what it states, but no later than the queue took it. Nobody wins
+    /// before the opening because a producer's clock is fast, and no fast clock makes a claim late. Never the worker's clock.
+    pub fn own_time(&self) -> Timestamp {
+        self.requested_at.min(self.sent_at)
+    }
+
+    /// Whether the time that the claim states is too far ahead of the queue's to be true.
     pub fn is_from_the_future(&self) -> bool {
         self.requested_at.millis_since(self.sent_at) > MAX_AHEAD_MILLIS
     }
@@ -151,7 +157,7 @@ pub struct ClaimMessage {
     pub campaign_id: CampaignId,
     /// Who.
     pub user_id: UserId,
-    /// The claim's own time; a producer may leave it out, then the queue's time counts.
+    /// When the claim was made. A producer may leave it out; then, and where it lies ahead of it, the queue's time counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requested_at: Option<Timestamp>,
     /// Where the answer goes; left out if nobody waits on a socket.
@@ -222,7 +228,8 @@ impl From<&Claim> for ClaimMessage {
             partner_id: claim.partner_id.clone(),
             campaign_id: claim.campaign_id.clone(),
             user_id: claim.user_id.clone(),
-            requested_at: Some(claim.requested_at),
+            // Whoever sends it again sends what it was judged by: at its next sending a time ahead of the first would count.
+            requested_at: Some(claim.own_time()),
             connection_id: claim.connection_id.clone(),
         }
     }
@@ -246,6 +253,29 @@ mod tests {
             ClaimMessage::parse(&body(""), SENT).unwrap().requested_at,
             SENT
         );
+    }
+
+    #[test]
+    fn a_claims_own_time_is_what_it_states_but_no_later_than_the_queues() {
+        let own = |stated: i64, sent: i64| {
+            let stated = Timestamp::from_millis(stated);
+            let message = body(&format!(r#","requestedAt":"{stated}""#));
+            let claim = ClaimMessage::parse(&message, Timestamp::from_millis(sent)).unwrap();
+            assert!(!claim.is_from_the_future());
+            claim.own_time().millis()
+        };
+        assert_eq!(own(100_000, 160_000), 100_000, "a minute behind");
+        assert_eq!(own(160_000, 100_000), 100_000, "a minute ahead");
+        assert_eq!([own(99_999, 100_000), own(100_001, 100_000)], [99_999, 100_000]);
+    }
+
+    #[test]
+    fn a_claim_that_is_sent_again_states_its_own_time() {
+        let message = body(r#","requestedAt":"1970-01-01T00:00:40Z""#);
+        let claim = ClaimMessage::parse(&message, SENT).unwrap();
+        let again = serde_json::to_string(&ClaimMessage::from(&claim)).unwrap();
+        let again = ClaimMessage::parse(&again, SENT.plus_seconds(86_400)).unwrap();
+        assert_eq!(again.own_time(), claim.own_time());
     }
 
     #[test]

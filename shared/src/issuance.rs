@@ -234,7 +234,7 @@ fn wishes<'a>(
             leader: None,
         });
         wish.claims.push((index, claim));
-        let order = |claim: &'a Claim| (claim.requested_at, &claim.claim_id);
+        let order = |claim: &'a Claim| (claim.own_time(), &claim.claim_id);
         if refusal_by_time(campaign, claim).is_none()
             && wish.leader.is_none_or(|first| order(claim) < order(first))
         {
@@ -249,12 +249,13 @@ fn refusal_by_time(campaign: &Campaign, claim: &Claim) -> Option<Outcome> {
     if claim.is_from_the_future() || claim.is_from_long_ago() {
         Some(Outcome::Rejected)
     } else {
-        campaign.refusal_at(claim.requested_at)
+        campaign.refusal_at(claim.own_time())
     }
 }
 
 /// The order of verdict: a standing coupon, then the claim's own time, then what its leader met. `None` while the
-/// leader is undecided, even for a claim out of time: the leader may yet win the coupon that answers both.
+/// leader is undecided, even for a claim out of time: the leader may yet win the coupon that answers both. And `None` for a claim
+/// before the opening while the campaign is being closed: which of `not_open` and `closed` it will read for ever is not written yet.
 fn answer(
     campaign: &Campaign,
     claim: &Claim,
@@ -264,9 +265,11 @@ fn answer(
     match known {
         Some(Verdict::Standing(coupon)) => Some(Verdict::Standing(coupon.clone())),
         None if has_leader => None,
-        refused => refusal_by_time(campaign, claim)
-            .map(Verdict::Refused)
-            .or_else(|| refused.cloned()),
+        refused => match refusal_by_time(campaign, claim) {
+            Some(Outcome::NotOpen) if campaign.is_being_closed() => None,
+            Some(refusal) => Some(Verdict::Refused(refusal)),
+            None => refused.cloned(),
+        },
     }
 }
 

@@ -320,6 +320,9 @@ pub(crate) async fn close(world: Arc<World>, id: CampaignId, tries: u32, within:
                 (Some(at), _) => {
                     state.stats.closings += 1;
                     state.stats.in_the_rush += u64::from(is_in_a_rush(state, &id));
+                    let record = state.tables.offers.get(&id).and_then(|o| o.record.truth.as_ref());
+                    let unopened = record.is_some_and(|record| at < record.opens_at);
+                    state.stats.unopened += u64::from(unopened);
                     state.book.closing_answered(&state.tables, &id, at);
                     let most = within.unwrap_or(u64::MAX);
                     state.book.closing_took(&id, took, most);

@@ -17,7 +17,7 @@ pub(crate) type ClaimKey = (PartnerId, CampaignId, UserId, ClaimId);
 #[derive(Clone, Debug)]
 pub(crate) struct Queued {
     pub(crate) key: ClaimKey,
-    pub(crate) requested_at: Timestamp,
+    pub(crate) own_time: Timestamp,
     pub(crate) is_from_the_future: bool,
     pub(crate) connection_id: Option<ConnectionId>,
 }
@@ -126,7 +126,7 @@ impl Book {
         let record = self.records.entry(queued.key.clone()).or_default();
         record
             .times
-            .push((queued.requested_at, queued.is_from_the_future));
+            .push((queued.own_time, queued.is_from_the_future));
     }
 
     /// I1, I2, I4, and the order of verdict, at the instant a chunk is decided. `before` is what stood under the coupons'
@@ -247,10 +247,12 @@ impl Book {
             .filter(|((partner, of, user, _), _)| {
                 (partner, of, user) == (&coupon.partner_id, &coupon.campaign_id, &coupon.user_id)
             })
-            .flat_map(|(key, record)| record.given.iter().map(move |given| (key, given)))
-            .filter(|(other, given)| {
-                is_refusal(given.outcome) && (**other == key || !given.by_time)
+            .flat_map(|(key, record)| record.given.iter().map(move |given| (key, record, given)))
+            .filter(|(other, record, given)| {
+                let binds = !given.by_time || **other == key && !is_of_another_time(record, given);
+                is_refusal(given.outcome) && binds
             })
+            .map(|(key, _, given)| (key, given))
             .map(|(key, given)| (key.clone(), given.outcome))
             .collect();
         for (other, given) in refused {
@@ -344,8 +346,13 @@ impl Book {
             }
             _ => {}
         }
-        // A door's `not_open` refuses the frame, not the claim: it is no answer to hold others against.
+        // A door's `not_open` refuses the frame, not the claim: it is no answer to hold others against. But a campaign that is
+        // closed is not one that has yet to open, and `result` reads the record afresh.
         if is_early_frame {
+            let record = &offer.record;
+            if offer.is_closed() && record.seen_at < answer.began {
+                self.violate("I3", format!("{who}, but the campaign is closed"));
+            }
             return;
         }
         self.remember(answer, by_time, is_unstorable);
@@ -370,7 +377,9 @@ impl Book {
                 && is_refusal(earlier.outcome)
                 && is_refusal(later.outcome)
                 && ((earlier.by_door && later.by_time) || (later.by_door && earlier.by_time));
-            !is_blind && !may_follow(**earlier, later, is_unstorable)
+            let another_time =
+                is_of_another_time(record, earlier) || is_of_another_time(record, &later);
+            !is_blind && !another_time && !may_follow(**earlier, later, is_unstorable)
         });
         if let Some(Given {
             outcome: earlier, ..
@@ -600,6 +609,15 @@ fn own_time_says(record: &Record, campaign: &Campaign, outcome: Outcome) -> bool
     })
 }
 
+/// Whether this is a `not_open` that holds for one of the times at which the claim was sent, and not for another. A door whose
+/// clock is fast takes a frame before the opening: the worker refuses it by the queue's time, and the same claim, sent again
+/// after the opening, is judged by its later time.
+fn is_of_another_time(record: &Record, given: &Given) -> bool {
+    let first = record.times.first();
+    let several = record.times.iter().any(|time| Some(time) != first);
+    given.by_time && given.outcome == Outcome::NotOpen && several
+}
+
 /// Whether one answer may follow another to the same claim. The same one may. A claim refused by its own time holds
 /// nobody off: its user's coupon from another claim outranks the refusal once it stands, and a slow worker that could not
 /// see it yet may be late with the refusal. A claim that can never be stored is refused for whichever reason is met first.
@@ -629,7 +647,7 @@ fn is_decided(tables: &Tables, queued: &Queued) -> bool {
     campaign.partner_id != *partner
         || coupon.is_some_and(|item| item.truth.is_some())
         || queued.is_from_the_future
-        || campaign.refusal_at(queued.requested_at).is_some()
+        || campaign.refusal_at(queued.own_time).is_some()
         || !offer.can_issue()
         || tables.unstorable.contains(user)
 }

@@ -85,6 +85,8 @@ pub struct Stats {
     pub steps: u64,
     /// Claims put into the queue.
     pub claims: u64,
+    /// Of those, the ones that state a time ahead of the queue's.
+    pub ahead: u64,
     /// Coupons that stand at the end.
     pub coupons: u64,
     /// Environments that died in the middle of an invocation, time-outs included.
@@ -111,6 +113,8 @@ pub struct Stats {
     pub dead_letters: u64,
     /// Early closings that were answered.
     pub closings: u64,
+    /// Of those, the ones of campaigns that had not opened.
+    pub unopened: u64,
     /// Closers that died or gave up between the note of the closing and its end.
     pub broken_off: u64,
     /// Closings that only the refresher finished.
@@ -125,10 +129,11 @@ pub struct Stats {
 
 impl Stats {
     /// Name and value of each, in the order they are printed.
-    pub fn table(&self) -> [(&'static str, u64); 20] {
+    pub fn table(&self) -> [(&'static str, u64); 22] {
         [
             ("steps", self.steps),
             ("claims", self.claims),
+            ("claims ahead of the queue's clock", self.ahead),
             ("coupons", self.coupons),
             ("crashes", self.crashes),
             ("duplicates", self.duplicates),
@@ -142,6 +147,7 @@ impl Stats {
             ("half-visible reads", self.half_reads),
             ("dead letters (unparseable)", self.dead_letters),
             ("early closings answered", self.closings),
+            ("… before the opening", self.unopened),
             ("closings broken off", self.broken_off),
             ("closings finished by the refresher", self.finished),
             ("freezes in conflict", self.busy_freezes),
@@ -154,6 +160,7 @@ impl Stats {
     pub fn add(&mut self, other: &Self) {
         self.steps += other.steps;
         self.claims += other.claims;
+        self.ahead += other.ahead;
         self.coupons += other.coupons;
         self.crashes += other.crashes;
         self.duplicates += other.duplicates;
@@ -167,6 +174,7 @@ impl Stats {
         self.half_reads += other.half_reads;
         self.dead_letters += other.dead_letters;
         self.closings += other.closings;
+        self.unopened += other.unopened;
         self.broken_off += other.broken_off;
         self.finished += other.finished;
         self.busy_freezes += other.busy_freezes;

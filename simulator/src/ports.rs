@@ -615,15 +615,18 @@ impl ClaimOutbox for Ports {
         const OPERATION: &str = "send the claim";
         let text = serde_json::to_string(&ClaimMessage::from(claim))
             .map_err(|error| PortError::reject(OPERATION, error))?;
-        let (world, now) = (&self.world, self.world.now());
         self.request(OPERATION).await?;
-        queue_claim(world, text, claim, now);
+        queue_claim(&self.world, text, claim);
         self.respond(OPERATION, ()).await
     }
 }
 
-/// Puts a claim into ClaimsQueue.
-pub(crate) fn queue_claim(world: &World, text: String, claim: &Claim, sent_at: Timestamp) {
+/// How far ahead of the queue's a claim's time may be, in milliseconds.
+const AHEAD_MILLIS: i64 = 60_000;
+
+/// Puts a claim into ClaimsQueue. The checker judges it by the earlier one of the time it states and the queue's.
+pub(crate) fn queue_claim(world: &World, text: String, claim: &Claim) {
+    let sent_at = world.now();
     let queued = Queued {
         key: (
             claim.partner_id.clone(),
@@ -631,17 +634,14 @@ pub(crate) fn queue_claim(world: &World, text: String, claim: &Claim, sent_at: T
             claim.user_id.clone(),
             claim.claim_id.clone(),
         ),
-        requested_at: claim.requested_at,
-        is_from_the_future: Claim {
-            sent_at,
-            ..claim.clone()
-        }
-        .is_from_the_future(),
+        own_time: claim.requested_at.min(sent_at),
+        is_from_the_future: claim.requested_at.millis_since(sent_at) > AHEAD_MILLIS,
         connection_id: claim.connection_id.clone(),
     };
     let now = world.millis();
     world.with(|state| {
         state.stats.claims += 1;
+        state.stats.ahead += u64::from(claim.requested_at > sent_at);
         state.book.queued(&queued);
         let body = Body {
             text,

@@ -220,15 +220,16 @@ fn happen(
 }
 
 fn produce(world: &Arc<World>, mut claim: Claim, with_time: bool) {
-    let now = world.now();
-    let mut message = ClaimMessage::from(&claim);
+    let message = ClaimMessage {
+        requested_at: with_time.then_some(claim.requested_at),
+        ..ClaimMessage::from(&claim)
+    };
     if !with_time {
-        message.requested_at = None;
-        claim.requested_at = now;
+        claim.requested_at = world.now();
     }
     let text = serde_json::to_string(&message).unwrap_or_default();
     world.note("producer", || text.clone());
-    queue_claim(world, text, &claim, now);
+    queue_claim(world, text, &claim);
 }
 
 /// Waits until nothing is left to do: queues empty, transactions visible, two rounds of the refresher run since.

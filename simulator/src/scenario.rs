@@ -201,8 +201,9 @@ impl Scenario {
         self.events.push((at, Event::Ask(door, question)));
     }
 
-    /// A trusted producer's claim: at its own time, at the queue's, too early, too late or from the future. It repeats
-    /// itself word for word; a claim that leaves its time to the queue is sent once.
+    /// A trusted producer's claim, which states the time, none, one before the opening or after the end, or one that is ahead of the
+    /// queue's: by up to a minute, across either edge of the window, or too far. It repeats itself word for word; a claim whose
+    /// own time is that of its sending is sent once.
     fn produce(
         &mut self,
         rng: &mut Rng,
@@ -212,32 +213,37 @@ impl Scenario {
         wish: u64,
     ) -> Result<(), InvalidValue> {
         let now = BASE.millis() + i64::try_from(at).unwrap_or(0);
-        let own_time = match rng.u8(0..8) {
+        let (opens, closes) = (campaign.opens_at.millis(), campaign.closes_at.millis());
+        let stated = match rng.u8(0..11) {
             0..3 => None,
             3..5 => Some(now),
-            5 => Some(campaign.opens_at.millis() - rng.i64(1..1000)),
-            6 => Some(campaign.closes_at.millis().min(now + 50_000) + rng.i64(0..1000)),
+            5 => Some(opens - rng.i64(1..1000)),
+            6 => Some(closes.min(now + 50_000) + rng.i64(0..1000)),
+            7 => Some(now + rng.i64(-60_000..=60_000)),
+            8 => Some(opens.clamp(now - 60_000, now + 59_000) + rng.i64(0..1000)),
+            9 => Some(closes.clamp(now - 60_000, now + 59_000) + rng.i64(-500..1000)),
             // Far enough for its repeat to be from the future as well: what is, depends on when it is sent.
             _ => Some(now + 70_000 + rng.i64(0..60_000)),
         };
+        let is_ahead = stated.is_none_or(|stated| (now..=now + 60_000).contains(&stated));
         let connection_id = rng.bool().then(|| user.sockets[0].clone());
         let claim = Claim {
             claim_id: ClaimId::new(format!("{}.p{wish}", user.id))?,
             partner_id: user.partner.clone(),
             campaign_id: campaign.campaign_id.clone(),
             user_id: user.id.clone(),
-            requested_at: Timestamp::from_millis(own_time.unwrap_or(now)),
+            requested_at: Timestamp::from_millis(stated.unwrap_or(now)),
             sent_at: Timestamp::from_millis(now),
             connection_id,
             trace: None,
         };
-        if own_time.is_some() && rng.u8(0..3) == 0 {
+        if !is_ahead && rng.u8(0..3) == 0 {
             let again = at + rng.u64(0..5000);
             self.events
                 .push((again, Event::Produce(claim.clone(), true)));
         }
         self.events
-            .push((at, Event::Produce(claim, own_time.is_some())));
+            .push((at, Event::Produce(claim, stated.is_some())));
         Ok(())
     }
 
@@ -283,13 +289,14 @@ fn campaign(rng: &mut Rng, partner: &PartnerId) -> Campaign {
     let total = [1, 1, 2, 3, 5, 7, 10, 23][rng.usize(0..8)];
     // Also more shards than stock, and totals that do not divide.
     let shards = [1, 2, 3, 4, 6][rng.usize(0..5)];
-    let opens_at = if rng.u8(0..4) == 0 {
-        Timestamp::from_millis(BASE.millis() + rng.i64(0..3000))
-    } else {
-        born
+    let after_base = |millis| Timestamp::from_millis(BASE.millis() + millis);
+    let opens_at = match rng.u8(0..8) {
+        0 | 1 => after_base(rng.i64(0..3000)),
+        2 => after_base(rng.i64(3000..12_000)),
+        _ => born,
     };
     let closes_at = if rng.u8(0..3) == 0 {
-        Timestamp::from_millis(BASE.millis() + rng.i64(3000..20_000))
+        opens_at.max(BASE).plus_seconds(3 + rng.i64(0..17))
     } else {
         BASE.plus_seconds(86_400)
     };

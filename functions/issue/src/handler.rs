@@ -308,7 +308,7 @@ fn answers<'a>(received: &[Received<'a>], decisions: &Decisions) -> Vec<(&'a Sqs
             Answer {
                 connection_id,
                 frame,
-                requested_at: Some(claim.requested_at),
+                requested_at: Some(claim.own_time()),
                 trace: claim.trace.clone(),
             },
         ))

@@ -23,7 +23,7 @@ pub(crate) fn note(
 /// How long each decided claim has waited, by its own time, in milliseconds.
 fn waited(claims: &[Claim], decisions: &Decisions) -> Vec<f64> {
     let decided = claims.iter().zip(&decisions.verdicts);
-    let millis = |claim: &Claim| decisions.decided_at.millis_since(claim.requested_at).max(0);
+    let millis = |claim: &Claim| decisions.decided_at.millis_since(claim.own_time()).max(0);
     decided
         .filter(|(_, verdict)| verdict.is_some())
         .map(|(claim, _)| millis(claim) as f64)

@@ -274,6 +274,62 @@ async fn a_claims_own_time_is_judged_against_the_window() {
     assert_eq!(outcomes, expected);
 }
 
+/// A claim that states a time and was taken by the queue at another, in milliseconds after `NOW`.
+fn clocked(campaign: &Campaign, user: &str, stated: i64, sent: i64) -> Claim {
+    let at = |millis| Timestamp::from_millis(NOW.millis() + millis);
+    Claim {
+        requested_at: at(stated),
+        sent_at: at(sent),
+        ..claim(campaign, user, user)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn clocks_a_minute_apart_change_no_verdict_at_either_edge_of_the_window() {
+    const MINUTE: i64 = 60_000;
+    let (ledger, mut campaign) = (MemoryLedger::default(), sample_campaign(10, NOW));
+    campaign.closes_at = NOW.plus_seconds(600);
+    ledger.add(&campaign);
+    let end = 600_000;
+    // What each states, when it was sent, and what it is told.
+    let cases = [
+        // Fast clocks: the queue's time counts.
+        (MINUTE - 1, -1, Outcome::NotOpen),
+        (MINUTE, 0, Outcome::Issued),
+        (end + MINUTE - 1, end - 1, Outcome::Issued),
+        (end + MINUTE, end, Outcome::Closed),
+        // Slow clocks, or messages held up on their way: what is stated counts.
+        (-1, MINUTE - 1, Outcome::NotOpen),
+        (0, MINUTE, Outcome::Issued),
+        (end - 1, end + MINUTE - 1, Outcome::Issued),
+        (end, end + MINUTE, Outcome::Closed),
+        // Beyond a minute ahead, nothing counts.
+        (MINUTE + 1, 0, Outcome::Rejected),
+        (end + MINUTE, end - 1, Outcome::Rejected),
+    ];
+    let claims: Vec<Claim> = cases
+        .iter()
+        .enumerate()
+        .map(|(n, (stated, sent, _))| clocked(&campaign, &format!("user-{n}"), *stated, *sent))
+        .collect();
+    let expected = cases.map(|(.., outcome)| Some(outcome));
+    assert_eq!(decide(&issuer(&ledger), &claims).await, expected);
+    assert_books(&ledger, &campaign, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_users_claims_the_one_that_was_made_first_leads_whatever_a_fast_clock_states() {
+    let (ledger, campaign) = open(10);
+    let first = clocked(&campaign, "u", 40_000, 1000);
+    let mut second = clocked(&campaign, "u", 2000, 2000);
+    second.claim_id = ClaimId::new("second").unwrap();
+    let outcomes = decide(&issuer(&ledger), &[second, first]).await;
+    assert_eq!(
+        outcomes,
+        [Some(Outcome::AlreadyIssued), Some(Outcome::Issued)]
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_foreign_or_absent_campaign_is_unknown() {
     let (ledger, campaign) = open(10);
@@ -288,6 +344,41 @@ async fn a_foreign_or_absent_campaign_is_unknown() {
     let outcomes = decide(&issuer(&ledger), &[foreign, absent]).await;
     assert_eq!(outcomes, [Some(Outcome::UnknownCampaign); 2]);
     assert_books(&ledger, &campaign, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_campaign_closed_before_it_opened_says_closed_to_later_claims_and_not_open_to_earlier_ones() {
+    let (ledger, mut campaign) = (MemoryLedger::default(), sample_campaign(10, NOW));
+    campaign.opens_at = NOW.plus_seconds(3600);
+    campaign.closes_at = NOW.plus_seconds(7200);
+    ledger.add(&campaign);
+    let at = |user: &str, seconds| Claim {
+        requested_at: NOW.plus_seconds(seconds),
+        sent_at: NOW.plus_seconds(seconds),
+        ..claim(&campaign, user, user)
+    };
+    let early = [at("early", 0)];
+    let not_open = [Some(Outcome::NotOpen)];
+    assert_eq!(decide(&issuer(&ledger), &early).await, not_open);
+    use crate::CampaignClosing;
+    let id = &campaign.campaign_id;
+    ledger.begin_closing(id, NOW.plus_seconds(1)).await.unwrap();
+    assert_eq!(
+        decide(&issuer(&ledger), &[at("between", 1), at("in-time", 3600)]).await,
+        [None, Some(Outcome::Issued)],
+        "an unfinished closing decides nothing by itself"
+    );
+    ledger.close(id, NOW.plus_seconds(2));
+    assert_eq!(decide(&issuer(&ledger), &early).await, not_open, "again");
+    let later = [at("between", 1), at("later", 2), at("late", 3601)];
+    assert_eq!(
+        decide(&issuer(&ledger), &later).await,
+        [
+            Some(Outcome::NotOpen),
+            Some(Outcome::Closed),
+            Some(Outcome::Closed)
+        ]
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -817,11 +817,13 @@ async fn a_standing_coupon_answers_every_claim_whatever_became_of_the_campaign()
 }
 
 #[tokio::test]
-async fn without_a_coupon_the_opening_is_judged_first_then_the_sold_mark_then_the_end() {
+async fn without_a_coupon_the_opening_is_judged_then_the_sold_mark_then_the_end() {
     let later = Some(now().plus_seconds(60));
     for (opens, closes, closed, sold, expected) in [
         (later, None, false, false, "not_open"),
-        (later, None, true, true, "not_open"),
+        (later, None, false, true, "not_open"),
+        (later, None, true, false, "closed"),
+        (later, None, true, true, "sold_out"),
         (None, Some(now()), false, false, "closed"),
         (None, None, true, false, "closed"),
         (None, None, false, true, "sold_out"),

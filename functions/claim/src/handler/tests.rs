@@ -215,6 +215,21 @@ async fn a_result_knows_of_an_early_close_before_the_snapshot_does() {
 }
 
 #[tokio::test]
+async fn a_campaign_closed_before_it_opened_is_closed_and_not_unopened() {
+    let bench = bench(|campaign| campaign.opens_at = NOW.plus_seconds(3600));
+    assert_eq!(bench.send(CLAIM).await["outcome"], "not_open");
+    assert_eq!(bench.send(RESULT).await["outcome"], "not_open");
+    let id = &bench.campaign.campaign_id;
+    bench.ledger.close(id, NOW);
+    assert_eq!(bench.send(RESULT).await["outcome"], "closed");
+    let closed = bench.ledger.find(id).await.unwrap().unwrap();
+    bench.clock.advance_millis(12_000);
+    bench.store.publish(bench.clock.now(), vec![closed]);
+    assert_eq!(bench.send(CLAIM).await["outcome"], "closed");
+    assert!(bench.outbox.claims().is_empty());
+}
+
+#[tokio::test]
 async fn who_was_told_sold_out_is_told_the_same_after_the_end() {
     let bench = bench(|_| {});
     bench.ledger.mark_sold(&bench.campaign).await.unwrap();
