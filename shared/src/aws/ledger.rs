@@ -1,8 +1,9 @@
 //! Table Coupons and the transaction that issues: one Update of a stock counter and up to 99 Puts, all or nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::http::HttpRequest;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::transact_get_items::TransactGetItemsError;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
@@ -10,6 +11,7 @@ use aws_sdk_dynamodb::types::{
     CancellationReason, Get, Put, ReturnValuesOnConditionCheckFailure, TransactGetItem,
     TransactWriteItem, Update,
 };
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::campaigns::stock_key;
@@ -202,7 +204,9 @@ impl CouponLedger for DynamoLedger {
             .once
             .transact_write_items()
             .client_request_token(token(chunk)?)
-            .set_transact_items(Some(self.items(chunk)?));
+            .set_transact_items(Some(self.items(chunk)?))
+            .customize()
+            .mutate_request(in_fixed_order);
         match request.send().await {
             Ok(_) => Ok(ChunkOutcome::Issued),
             Err(error) => outcome_of(error),
@@ -222,6 +226,31 @@ impl CouponLedger for DynamoLedger {
             None => Ok(Confirmation::Busy),
         }
     }
+}
+
+/// JSON whose objects have their members in the order of their names.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Ordered {
+    Object(BTreeMap<String, Ordered>),
+    Array(Vec<Ordered>),
+    Other(serde_json::Value),
+}
+
+/// Puts the members of every object of the request's body in order, so that the same chunk is the same request byte by byte. The
+/// SDK takes items as hash maps, whose order changes from one to the next. DynamoDB answers `IdempotentParameterMismatch` to a
+/// token that comes again with another request, and does not say whether the order of attributes makes it another one
+/// (<https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html>, `ClientRequestToken`).
+fn in_fixed_order(request: &mut HttpRequest) {
+    let body = request.body().bytes().unwrap_or_default();
+    let ordered = serde_json::from_slice::<Ordered>(body);
+    // What is no JSON is left as it is; the SDK sends none.
+    let Some(ordered) = ordered.and_then(|body| serde_json::to_vec(&body)).ok() else {
+        return;
+    };
+    let length = ordered.len().to_string();
+    request.headers_mut().insert("content-length", length);
+    *request.body_mut() = ordered.into();
 }
 
 fn by_user(

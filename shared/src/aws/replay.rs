@@ -29,6 +29,13 @@ pub(crate) fn replay(responses: &[(u16, Value)]) -> (Aws, StaticReplayClient) {
     (Aws::from_config(config), client)
 }
 
+/// The bodies that were sent, byte by byte.
+pub(crate) fn bodies(client: &StaticReplayClient) -> Vec<Vec<u8>> {
+    let sent = client.actual_requests();
+    sent.map(|request| request.body().bytes().unwrap_or_default().to_vec())
+        .collect()
+}
+
 /// What was sent: the operation's name and its body.
 pub(crate) fn requests(client: &StaticReplayClient) -> Vec<(String, Value)> {
     let read = |request: &HttpRequest| {

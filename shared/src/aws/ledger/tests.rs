@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::*;
-use crate::aws::replay::{replay, requests};
+use crate::aws::replay::{bodies, replay, requests};
 use crate::memory::sample_campaign;
 use crate::{Claim, ClaimId, Fate, Timestamp, coupon_code};
 
@@ -193,6 +193,28 @@ async fn the_same_chunk_has_the_same_token_and_no_other_has() {
     assert_eq!(tokens[0], token(&chunk(2)).unwrap());
     assert!(tokens[0] != tokens[1] && tokens[0] != tokens[2]);
     assert_eq!(tokens[0].len(), 32);
+}
+
+#[tokio::test]
+async fn the_same_chunk_is_the_same_request_byte_by_byte() {
+    let chunk = chunk(10);
+    let (aws, client) = replay(&vec![(200, json!({})); 4]);
+    let ledger = DynamoLedger::new(&aws, "Coupons".into(), "Campaigns".into());
+    for _ in 0..4 {
+        ledger.issue(&chunk.clone()).await.unwrap();
+    }
+    let sent = bodies(&client);
+    assert!(sent.iter().all(|body| *body == sent[0]));
+    let length = sent[0].len().to_string();
+    let header = |request: &HttpRequest| request.headers().get("content-length") == Some(&length);
+    assert!(client.actual_requests().all(header));
+    // Nothing was lost on the way.
+    let (_, request) = requests(&client).remove(0);
+    let items = request["TransactItems"].as_array().unwrap();
+    assert_eq!(items.len(), 11);
+    let item = items[10]["Put"]["Item"].as_object().unwrap();
+    assert_eq!(item["userId"], json!({"S": "user-9"}));
+    assert_eq!(item.len(), 11, "{item:?}");
 }
 
 /// One coupon, read while it is being written so many times.
