@@ -158,7 +158,7 @@ impl DeadLetter {
         match &self.content {
             Err(complaint) => complaint.clone(),
             Ok(Content::Claim(claim)) => format!("claim {}", claim.claim_id),
-            Ok(Content::Delivery(DeliveryJob::Deliver { answers })) => {
+            Ok(Content::Delivery(DeliveryJob::Deliver { answers, .. })) => {
                 format!("{} answers", answers.len())
             }
             Ok(Content::Delivery(DeliveryJob::Snapshot { .. })) => "snapshot".to_owned(),
@@ -298,7 +298,7 @@ fn subjects_of_delivery(job: &DeliveryJob) -> Vec<Subject> {
             campaign_id: campaign.campaign_id.clone(),
             partner_id: Some(campaign.partner_id.clone()),
         }],
-        DeliveryJob::Deliver { answers } => {
+        DeliveryJob::Deliver { answers, .. } => {
             let mut subjects: Vec<Subject> = Vec::new();
             for answer in answers {
                 if let FrameBody::ClaimResult { campaign_id, .. } = &answer.frame.body
@@ -548,10 +548,12 @@ mod tests {
         };
         let deliver = DeliveryJob::Deliver {
             answers: vec![answer.clone(), answer],
+            generation: 0,
         };
         let snapshot = DeliveryJob::Snapshot {
             connection_id,
             campaign: campaign.clone(),
+            generation: 0,
         };
         let stock = BroadcastJob::Stock(StockJob {
             campaign_id: campaign.campaign_id.clone(),

@@ -207,6 +207,7 @@ where
         let job = DeliveryJob::Snapshot {
             connection_id,
             campaign: (*campaign).clone(),
+            generation: 0,
         };
         if let Err(error) = self.deliveries.deliver(&job).await {
             // The subscription stands; the next stock tick tells the same.

@@ -13,6 +13,16 @@ pub const MAX_ANSWERS_PER_JOB: usize = 200;
 /// The largest delivery job, in bytes: what SQS bills as four requests.
 pub const MAX_JOB_BYTES: usize = 256 * 1024;
 
+/// The generation of a delivery job whose failures are final: five tries in all, over about three minutes
+/// ([`delivery_delay_seconds`]). Lambda stops loops through SQS at 16 hops; the claim has three behind it by then.
+pub const LAST_DELIVERY: u8 = 4;
+
+/// How long a delivery job waits that carries on one of this generation, in seconds: 2, 8, 32, 128. A socket that does not read
+/// fast enough needs time more than tries.
+pub fn delivery_delay_seconds(generation: u8) -> u16 {
+    2 << (2 * u16::from(generation.min(LAST_DELIVERY - 1)))
+}
+
 /// The longest delay of a queue message, in seconds (SQS `DelaySeconds`).
 pub const MAX_DELAY_SECONDS: u16 = 900;
 
@@ -46,6 +56,9 @@ pub enum DeliveryJob {
     Deliver {
         /// The answers.
         answers: Vec<Answer>,
+        /// How often those that could not be posted went on in a new message; see [`LAST_DELIVERY`].
+        #[serde(default)]
+        generation: u8,
     },
     /// A campaign's present state, for one socket that has just subscribed.
     Snapshot {
@@ -53,6 +66,9 @@ pub enum DeliveryJob {
         connection_id: ConnectionId,
         /// The campaign as the sender knew it; the stock is read when the job runs.
         campaign: Campaign,
+        /// As of `deliver`.
+        #[serde(default)]
+        generation: u8,
     },
 }
 
@@ -151,6 +167,16 @@ pub trait DeliveryOutbox {
     fn deliver(&self, job: &DeliveryJob) -> impl Future<Output = Result<(), PortError>> + Send;
 }
 
+/// Sends what of a delivery job could not be posted back to DeliveriesQueue (function `broadcast`).
+pub trait DeliveryRetries {
+    /// Sends one job, to be seen after so many seconds. Once `Ok`, the job is durable.
+    fn deliver_later(
+        &self,
+        job: &DeliveryJob,
+        delay_seconds: u16,
+    ) -> impl Future<Output = Result<(), PortError>> + Send;
+}
+
 /// Sends to BroadcastQueue.
 pub trait BroadcastOutbox {
     /// Sends jobs, each to be seen after its delay in seconds (at most [`MAX_DELAY_SECONDS`]). Once `Ok`, all are durable; on
@@ -229,14 +255,25 @@ mod tests {
             trace: TraceHeader::read("Root=1-67891233-abcdef012345678912345678"),
         }];
         for job in [
-            DeliveryJob::Deliver { answers },
+            DeliveryJob::Deliver {
+                answers,
+                generation: 2,
+            },
             DeliveryJob::Snapshot {
                 connection_id,
                 campaign,
+                generation: 1,
             },
         ] {
             let text = serde_json::to_string(&job).unwrap();
             assert_eq!(serde_json::from_str::<DeliveryJob>(&text).unwrap(), job);
         }
+    }
+
+    #[test]
+    fn each_try_of_a_delivery_waits_four_times_as_long_as_the_one_before() {
+        let delays: Vec<u16> = (0..LAST_DELIVERY).map(delivery_delay_seconds).collect();
+        assert_eq!(delays, [2, 8, 32, 128]);
+        assert!(delays.iter().all(|delay| *delay <= MAX_DELAY_SECONDS));
     }
 }

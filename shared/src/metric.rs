@@ -97,7 +97,7 @@ metrics! {
     PostsSent Count "posts that reached their socket"
     PostsGone Count "posts to sockets that are gone"
     PostsThrottled Count "tries of a post that were answered: too many"
-    PostsFailed Count "posts that failed"
+    PostsFailed Count "posts that failed; of an answer's last try they count as gone"
     PostsOpen Count "posts that the deadline left open"
     PostRate Gauge "posts a second that the limiter lets go"
     JobsFailed Count "jobs that come again"

@@ -179,10 +179,14 @@ fn messages() -> Vec<(&'static str, Value)> {
         BroadcastJob::Stock(stock(Some((2, Some(connection_id.clone()))))),
     ];
     let deliveries = [
-        DeliveryJob::Deliver { answers },
+        DeliveryJob::Deliver {
+            answers,
+            generation: 0,
+        },
         DeliveryJob::Snapshot {
             connection_id,
             campaign,
+            generation: 4,
         },
     ];
     let claim = serde_json::to_value(ClaimMessage::from(&claim)).unwrap();

@@ -262,11 +262,18 @@ async fn carry_out(
 ) -> Result<(), JobError> {
     let posted = match job {
         Job::Delivery(message) => match message.body.clone() {
-            DeliveryJob::Deliver { answers } => deliver_answers(poster, &answers).await,
+            DeliveryJob::Deliver {
+                answers,
+                generation,
+            } => deliver_answers(poster, ports, answers, generation).await,
             DeliveryJob::Snapshot {
                 connection_id,
                 campaign,
-            } => deliver_snapshot(poster, ports, connection_id, campaign).await,
+                generation,
+            } => {
+                let of = (connection_id, campaign);
+                deliver_snapshot(poster, ports, ports, of, generation).await
+            }
         },
         Job::Broadcast(message) => match message.body.clone() {
             BroadcastJob::Announce(announcement) => {
@@ -320,7 +327,11 @@ pub(crate) async fn close(world: Arc<World>, id: CampaignId, tries: u32, within:
                 (Some(at), _) => {
                     state.stats.closings += 1;
                     state.stats.in_the_rush += u64::from(is_in_a_rush(state, &id));
-                    let record = state.tables.offers.get(&id).and_then(|o| o.record.truth.as_ref());
+                    let record = state
+                        .tables
+                        .offers
+                        .get(&id)
+                        .and_then(|o| o.record.truth.as_ref());
                     let unopened = record.is_some_and(|record| at < record.opens_at);
                     state.stats.unopened += u64::from(unopened);
                     state.book.closing_answered(&state.tables, &id, at);

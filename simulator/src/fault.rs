@@ -111,6 +111,8 @@ pub struct Stats {
     pub half_reads: u64,
     /// Messages in the dead-letter queue, all of them unparseable.
     pub dead_letters: u64,
+    /// Delivery jobs that carry on what another could not post.
+    pub sent_on: u64,
     /// Early closings that were answered.
     pub closings: u64,
     /// Of those, the ones of campaigns that had not opened.
@@ -129,7 +131,7 @@ pub struct Stats {
 
 impl Stats {
     /// Name and value of each, in the order they are printed.
-    pub fn table(&self) -> [(&'static str, u64); 22] {
+    pub fn table(&self) -> [(&'static str, u64); 23] {
         [
             ("steps", self.steps),
             ("claims", self.claims),
@@ -146,6 +148,7 @@ impl Stats {
             ("recognized repeats", self.repeats),
             ("half-visible reads", self.half_reads),
             ("dead letters (unparseable)", self.dead_letters),
+            ("delivery jobs sent on", self.sent_on),
             ("early closings answered", self.closings),
             ("… before the opening", self.unopened),
             ("closings broken off", self.broken_off),
@@ -173,6 +176,7 @@ impl Stats {
         self.repeats += other.repeats;
         self.half_reads += other.half_reads;
         self.dead_letters += other.dead_letters;
+        self.sent_on += other.sent_on;
         self.closings += other.closings;
         self.unopened += other.unopened;
         self.broken_off += other.broken_off;

@@ -9,12 +9,12 @@ use firstcome_core::{
     Announcement, AnnouncementRecords, Audience, BroadcastId, BroadcastJob, BroadcastOutbox,
     Campaign, CampaignClosing, CampaignId, CampaignIndex, CampaignRecords, Chunk, ChunkOutcome,
     Claim, ClaimMessage, ClaimOutbox, ClaimReturns, Clock, Confirmation, Connection, ConnectionId,
-    Coupon, CouponLedger, DeliveryJob, DeliveryOutbox, Entropy, FIRST_PACE_SECONDS, FanOut,
-    FanOutRecords, Forgetting, FrameBody, Freeze, LiveCampaigns, Mark, Member, MemberPage,
-    PageProgress, PageStep, PartnerId, PortError, Publication, PushOutcome, Pusher, ServerFrame,
-    Snapshot, SnapshotStore, Snapshots, SoldMarks, StandingCoupons, StepOutcome, StockCounters,
-    StockShard, StockTicks, Subscription, Subscriptions, Timestamp, Topic, UserId,
-    membership_shard,
+    Coupon, CouponLedger, DeliveryJob, DeliveryOutbox, DeliveryRetries, Entropy,
+    FIRST_PACE_SECONDS, FanOut, FanOutRecords, Forgetting, FrameBody, Freeze, LiveCampaigns, Mark,
+    Member, MemberPage, PageProgress, PageStep, PartnerId, PortError, Publication, PushOutcome,
+    Pusher, ServerFrame, Snapshot, SnapshotStore, Snapshots, SoldMarks, StandingCoupons,
+    StepOutcome, StockCounters, StockShard, StockTicks, Subscription, Subscriptions, Timestamp,
+    Topic, UserId, membership_shard,
 };
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
@@ -658,13 +658,27 @@ impl DeliveryOutbox for Ports {
         self.request(OPERATION).await?;
         let (now, began) = (self.world.millis(), self.began());
         self.world.with(|state| {
-            if let DeliveryJob::Deliver { answers } = job {
+            if let DeliveryJob::Deliver { answers, .. } = job {
                 let frames = answers
                     .iter()
                     .map(|answer| (&answer.connection_id, &answer.frame));
                 frames.for_each(|(socket, frame)| self.write_down(state, socket, frame, began));
             }
             state.deliveries.send(job.clone(), now, 0)
+        });
+        self.world.changed.notify_waiters();
+        self.respond(OPERATION, ()).await
+    }
+}
+
+impl DeliveryRetries for Ports {
+    async fn deliver_later(&self, job: &DeliveryJob, delay_seconds: u16) -> Result<(), PortError> {
+        const OPERATION: &str = "send the rest of the answers";
+        self.request(OPERATION).await?;
+        let (now, delay) = (self.world.millis(), u64::from(delay_seconds) * 1000);
+        self.world.with(|state| {
+            state.stats.sent_on += 1;
+            state.deliveries.send(job.clone(), now, delay)
         });
         self.world.changed.notify_waiters();
         self.respond(OPERATION, ()).await

@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use firstcome_core::{
-    Audience, BroadcastJob, BroadcastOutbox, Clock, DeliveryJob, FanOutRecords, Forgetting,
-    JobError, PostEngine, PostFacts, Poster, Pusher, StockCounters, StockTicks, announce,
-    deliver_answers, deliver_snapshot,
+    Audience, BroadcastJob, BroadcastOutbox, Clock, DeliveryJob, DeliveryRetries, FanOutRecords,
+    Forgetting, JobError, PostEngine, PostFacts, Poster, Pusher, StockCounters, StockTicks,
+    announce, deliver_answers, deliver_snapshot,
     metric::{self, Metric},
     post_page, post_stock,
 };
@@ -48,22 +48,24 @@ enum Job {
 }
 
 /// What the jobs need.
-pub(crate) struct Worker<P, C, S, R, O, K> {
+pub(crate) struct Worker<P, C, S, R, O, D, K> {
     pub(crate) engine: PostEngine<P>,
     pub(crate) connections: C,
     pub(crate) campaigns: S,
     pub(crate) records: R,
     pub(crate) outbox: O,
+    pub(crate) retries: D,
     pub(crate) clock: K,
 }
 
-impl<P, C, S, R, O, K> Worker<P, C, S, R, O, K>
+impl<P, C, S, R, O, D, K> Worker<P, C, S, R, O, D, K>
 where
     P: Pusher,
     C: Forgetting + Audience,
     S: StockCounters + StockTicks,
     R: FanOutRecords,
     O: BroadcastOutbox,
+    D: DeliveryRetries,
     K: Clock,
 {
     /// Does the batch's jobs before `deadline` and tells which messages must come again.
@@ -115,15 +117,22 @@ where
 
     async fn work(&self, poster: &Poster<'_, P, C, K>, job: Job) -> Result<(), JobError> {
         match job {
-            Job::Delivery(DeliveryJob::Deliver { answers }) => {
-                deliver_answers(poster, &answers).await.map(drop)
-            }
+            Job::Delivery(DeliveryJob::Deliver {
+                answers,
+                generation,
+            }) => deliver_answers(poster, &self.retries, answers, generation)
+                .await
+                .map(drop),
             Job::Delivery(DeliveryJob::Snapshot {
                 connection_id,
                 campaign,
-            }) => deliver_snapshot(poster, &self.campaigns, connection_id, campaign)
-                .await
-                .map(drop),
+                generation,
+            }) => {
+                let of = (connection_id, campaign);
+                deliver_snapshot(poster, &self.retries, &self.campaigns, of, generation)
+                    .await
+                    .map(drop)
+            }
             Job::Broadcast(BroadcastJob::Announce(announcement)) => {
                 let now = self.clock.now();
                 announce(
@@ -211,16 +220,19 @@ mod tests {
         MemoryLedger,
         MemoryFanOut,
         MemoryOutbox,
+        MemoryOutbox,
         MemoryClock,
     >;
 
     fn stage(pusher: &MemoryPusher) -> Stage<'_> {
+        let outbox = MemoryOutbox::default();
         Worker {
             engine: PostEngine::new(pusher, 1000),
             connections: MemoryConnections::default(),
             campaigns: MemoryLedger::default(),
             records: MemoryFanOut::default(),
-            outbox: MemoryOutbox::default(),
+            outbox: outbox.clone(),
+            retries: outbox,
             clock: MemoryClock::at(Timestamp::parse("2026-11-01T09:00:00Z").unwrap()),
         }
     }
@@ -291,21 +303,22 @@ mod tests {
     async fn each_record_is_judged_alone() {
         let pusher = MemoryPusher::default();
         pusher.answers("stuck=", &[PushOutcome::Failed; 9]);
-        let failed = handle(
-            &stage(&pusher),
-            include_str!("../../../events/broadcast-mixed.json"),
-        )
-        .await;
-        assert_eq!(failed.len(), 2, "{failed:?}");
-        assert!(
-            failed.contains(&"11111111-0000-4000-8000-000000000002".into()),
-            "no job at all"
-        );
-        assert!(
-            failed.contains(&"11111111-0000-4000-8000-000000000003".into()),
-            "a socket that could not be told"
-        );
+        let stage = stage(&pusher);
+        let event = include_str!("../../../events/broadcast-mixed.json");
+        let no_job = "11111111-0000-4000-8000-000000000002";
+        assert_eq!(handle(&stage, event).await, [no_job]);
         assert_eq!(pusher.frames("L0SM9cOFvHcCIhw=").len(), 1);
+        // The socket that could not be told goes on alone; if it cannot be sent on, its own message comes again.
+        let retries = stage.retries.retries();
+        assert!(matches!(
+            &retries[..],
+            [(DeliveryJob::Deliver { answers, generation: 1 }, 2)] if answers.len() == 1
+        ));
+        pusher.answers("stuck=", &[PushOutcome::Failed; 9]);
+        stage.retries.fail(true);
+        let mut failed = handle(&stage, event).await;
+        failed.sort();
+        assert_eq!(failed, [no_job, "11111111-0000-4000-8000-000000000003"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -385,12 +398,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn jobs_whose_time_is_up_come_again() {
+    async fn answers_whose_time_is_up_go_on_as_a_new_job() {
         let pusher = MemoryPusher::default();
+        let stage = stage(&pusher);
         let event =
             serde_json::from_str(include_str!("../../../events/broadcast-deliver.json")).unwrap();
-        let response = stage(&pusher).handle(event, Instant::now()).await.unwrap();
-        assert_eq!(response.batch_item_failures.len(), 1);
+        let response = stage.handle(event, Instant::now()).await.unwrap();
+        assert!(response.batch_item_failures.is_empty());
         assert_eq!(pusher.delivered(), 0);
+        assert!(matches!(
+            &stage.retries.retries()[..],
+            [(DeliveryJob::Deliver { answers, .. }, _)] if answers.len() == 2
+        ));
     }
 }

@@ -3,7 +3,8 @@
 mod handler;
 
 use firstcome_core::aws::{
-    Aws, DynamoCampaigns, DynamoConnections, DynamoFanOut, GatewayPusher, SqsBroadcasts, variable,
+    Aws, DynamoCampaigns, DynamoConnections, DynamoFanOut, GatewayPusher, SqsBroadcasts,
+    SqsDeliveries, variable,
 };
 use firstcome_core::{PostEngine, SystemClock, metric};
 use handler::Worker;
@@ -27,6 +28,7 @@ async fn main() -> Result<(), Error> {
         records: DynamoFanOut::new(&aws, campaigns_table.clone()),
         campaigns: DynamoCampaigns::new(&aws, campaigns_table),
         outbox: SqsBroadcasts::new(&aws, variable("BROADCAST_QUEUE_URL")?),
+        retries: SqsDeliveries::new(&aws, variable("DELIVERIES_QUEUE_URL")?),
         clock: SystemClock,
     };
     run(service_fn(async |event: LambdaEvent<_>| {

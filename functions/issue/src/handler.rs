@@ -328,7 +328,11 @@ fn jobs(answers: Vec<(&SqsMessage, Answer)>) -> Vec<(Vec<&SqsMessage>, DeliveryJ
     let mut answers = answers.into_iter().peekable();
     while answers.peek().is_some() {
         let (messages, answers) = answers.by_ref().take(MAX_ANSWERS_PER_JOB).unzip();
-        jobs.push((messages, DeliveryJob::Deliver { answers }));
+        let job = DeliveryJob::Deliver {
+            answers,
+            generation: 0,
+        };
+        jobs.push((messages, job));
     }
     jobs
 }

@@ -12,7 +12,7 @@ use super::Aws;
 use super::error::port_error;
 use crate::{
     BroadcastJob, BroadcastOutbox, Campaign, Claim, ClaimMessage, ClaimOutbox, ClaimReturns,
-    DeliveryJob, DeliveryOutbox, MAX_JOB_BYTES, PortError, TraceHeader,
+    DeliveryJob, DeliveryOutbox, DeliveryRetries, MAX_JOB_BYTES, PortError, TraceHeader,
 };
 
 /// Calls in flight at once where there are many.
@@ -115,6 +115,12 @@ impl SqsDeliveries {
 
 impl DeliveryOutbox for SqsDeliveries {
     async fn deliver(&self, job: &DeliveryJob) -> Result<(), PortError> {
+        self.deliver_later(job, 0).await
+    }
+}
+
+impl DeliveryRetries for SqsDeliveries {
+    async fn deliver_later(&self, job: &DeliveryJob, delay_seconds: u16) -> Result<(), PortError> {
         const OPERATION: &str = "send the answers";
         let bytes = encode(OPERATION, job)?.len();
         if bytes > MAX_JOB_BYTES {
@@ -123,7 +129,9 @@ impl DeliveryOutbox for SqsDeliveries {
                 format!("{bytes} bytes are more than {MAX_JOB_BYTES}"),
             ));
         }
-        send(OPERATION, self.0.message(OPERATION, job)?).await
+        let message = self.0.message(OPERATION, job)?;
+        let delay = (delay_seconds > 0).then(|| i32::from(delay_seconds));
+        send(OPERATION, message.set_delay_seconds(delay)).await
     }
 }
 

@@ -1,20 +1,66 @@
-//! Answers and snapshots: each socket gets its own frame.
+//! Answers and snapshots: each socket gets its own frame. Of a job only what could not be posted goes on, as a new job, so that
+//! one slow socket costs the others nothing.
 
 use crate::{
-    Answer, Campaign, Clock, ConnectionId, Forgetting, JobError, PortError, Post, PostSummary,
-    Posted, Poster, Pusher, ServerFrame, Settlement, StockCounters, StockShard, Timestamp,
-    broadcast::poster::encode, claim_list,
+    Answer, Campaign, Clock, ConnectionId, DeliveryJob, DeliveryRetries, Forgetting, JobError,
+    LAST_DELIVERY, PortError, Post, PostSummary, Posted, Poster, Pusher, ServerFrame, Settlement,
+    StockCounters, StockShard, Timestamp, broadcast::poster::encode, claim_list,
+    delivery_delay_seconds,
 };
 
 /// Posts answers to the sockets that claimed. An answer whose socket is gone is dropped: it stands, and can be asked for
-/// again.
+/// again. Those that could not be posted, or not before the deadline, go on as a job of the next generation. A socket that cannot
+/// be told at the last one counts as gone.
 ///
 /// # Errors
-/// [`JobError::Undelivered`] if a post failed or the deadline came first: the job is to come again.
+/// [`JobError::Port`] if the rest could not be sent on, [`JobError::Undelivered`] if at the last generation the deadline came
+/// first: the job is to come again.
 pub async fn deliver_answers<P: Pusher, C: Forgetting, K: Clock>(
     poster: &Poster<'_, P, C, K>,
-    answers: &[Answer],
+    retries: &impl DeliveryRetries,
+    answers: Vec<Answer>,
+    generation: u8,
 ) -> Result<PostSummary, JobError> {
+    let (summary, open) = post_answers(poster, &answers, generation).await?;
+    let rest: Vec<Answer> = answers
+        .into_iter()
+        .zip(open)
+        .filter_map(|(answer, open)| open.then_some(answer))
+        .collect();
+    let left = rest.len();
+    let job = |generation| DeliveryJob::Deliver {
+        answers: rest,
+        generation,
+    };
+    carry_on(retries, left, generation, job).await?;
+    Ok(summary)
+}
+
+/// Sends the rest of a job on, if there is one.
+async fn carry_on(
+    retries: &impl DeliveryRetries,
+    left: usize,
+    generation: u8,
+    job: impl FnOnce(u8) -> DeliveryJob,
+) -> Result<(), JobError> {
+    if left == 0 {
+        return Ok(());
+    }
+    if generation >= LAST_DELIVERY {
+        let left = u32::try_from(left).unwrap_or(u32::MAX);
+        return Err(JobError::Undelivered(left));
+    }
+    let delay = delivery_delay_seconds(generation);
+    retries.deliver_later(&job(generation + 1), delay).await?;
+    Ok(())
+}
+
+/// Posts the answers, forgets who is gone, and tells of each answer whether it is still to be posted.
+async fn post_answers<P: Pusher, C: Forgetting, K: Clock>(
+    poster: &Poster<'_, P, C, K>,
+    answers: &[Answer],
+    generation: u8,
+) -> Result<(PostSummary, Vec<bool>), JobError> {
     let post = |answer: &Answer| {
         let (connection_id, payload) = (answer.connection_id.clone(), encode(&answer.frame)?);
         // Whoever could send a claim has finished the handshake.
@@ -25,7 +71,10 @@ pub async fn deliver_answers<P: Pusher, C: Forgetting, K: Clock>(
         })
     };
     let posts = answers.iter().map(post).collect::<Result<Vec<_>, _>>()?;
-    let posted = poster.post(&posts).await;
+    let mut posted = poster.post(&posts).await;
+    if generation >= LAST_DELIVERY {
+        give_up(&mut posted);
+    }
     let summary = PostSummary::count(&posted, posts.len());
     let is_gone = |(post, settlement): (Post, &Settlement)| {
         (*settlement == Settlement::Gone).then_some(post.connection_id)
@@ -45,9 +94,25 @@ pub async fn deliver_answers<P: Pusher, C: Forgetting, K: Clock>(
     poster.facts().answered_after = delivered(answers, &posted)
         .filter_map(|answer| Some(now.millis_since(answer.requested_at?)))
         .collect();
-    match summary.failed + summary.unsettled {
-        0 => Ok(summary),
-        open => Err(JobError::Undelivered(open)),
+    let is_open = |settlement| matches!(settlement, Settlement::Failed | Settlement::Unsettled);
+    let open = posted.settlements.into_iter().map(is_open).collect();
+    Ok((summary, open))
+}
+
+/// After the last try, who could not be told counts as gone.
+fn give_up(posted: &mut Posted) {
+    let mut given_up = 0;
+    for settlement in &mut posted.settlements {
+        if *settlement == Settlement::Failed {
+            *settlement = Settlement::Gone;
+            given_up += 1;
+        }
+    }
+    if given_up > 0 {
+        tracing::warn!(
+            sockets = given_up,
+            "sockets that could not be told count as gone"
+        );
     }
 }
 
@@ -85,25 +150,34 @@ fn claims_of(answers: &[Answer], posted: &Posted) -> String {
 /// As [`deliver_answers`], and [`JobError::Port`] if the stock cannot be read whole.
 pub async fn deliver_snapshot<P: Pusher, C: Forgetting, K: Clock>(
     poster: &Poster<'_, P, C, K>,
+    retries: &impl DeliveryRetries,
     counters: &impl StockCounters,
-    connection_id: ConnectionId,
-    mut campaign: Campaign,
+    (connection_id, campaign): (ConnectionId, Campaign),
+    generation: u8,
 ) -> Result<PostSummary, JobError> {
     let stock = whole_stock(counters, &campaign.campaign_id, campaign.shards).await?;
-    campaign.closed_at = campaign.closed_at.or(all_frozen_at(&stock));
+    let known = Campaign {
+        closed_at: campaign.closed_at.or(all_frozen_at(&stock)),
+        ..campaign.clone()
+    };
     let (issued, remaining) = totals(&stock);
-    let phase = campaign.phase(poster.clock.now(), remaining == 0);
-    let frame = ServerFrame::snapshot(&campaign, phase, issued);
-    deliver_answers(
-        poster,
-        &[Answer {
-            connection_id,
-            frame,
-            requested_at: None,
-            trace: None,
-        }],
-    )
-    .await
+    let phase = known.phase(poster.clock.now(), remaining == 0);
+    let answer = Answer {
+        connection_id: connection_id.clone(),
+        frame: ServerFrame::snapshot(&known, phase, issued),
+        requested_at: None,
+        trace: None,
+    };
+    let (summary, open) = post_answers(poster, &[answer], generation).await?;
+    let left = open.into_iter().filter(|open| *open).count();
+    // Not the frame: by then the stock is another.
+    let job = |generation| DeliveryJob::Snapshot {
+        connection_id,
+        campaign,
+        generation,
+    };
+    carry_on(retries, left, generation, job).await?;
+    Ok(summary)
 }
 
 /// When the last of these shards was frozen; `None` while one of them may still issue.

@@ -34,8 +34,8 @@ pub enum JobError {
     /// A remote call failed.
     #[error(transparent)]
     Port(#[from] PortError),
-    /// Answers that may not have arrived. Sent again they carry the same ids.
-    #[error("failed to deliver {0} of the answers")]
+    /// Answers that the last generation had no time to post. Sent again they carry the same ids.
+    #[error("failed to deliver {0} of the answers in time")]
     Undelivered(u32),
     /// The page was carried on often enough; the queue's redelivery takes it from its cursor.
     #[error("failed to finish the page in {MAX_GENERATION} generations")]

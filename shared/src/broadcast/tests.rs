@@ -126,12 +126,22 @@ impl Stage {
     }
 
     async fn deliver(&self, names: &[&str]) -> Result<PostSummary, JobError> {
+        self.deliver_generation(names, 0, 25).await
+    }
+
+    /// Posts answers as a job of this generation, with so many seconds to go.
+    async fn deliver_generation(
+        &self,
+        names: &[&str],
+        generation: u8,
+        seconds: u64,
+    ) -> Result<PostSummary, JobError> {
         let engine = self.engine(1000);
         let poster = Poster::new(
             &engine,
             &self.connections,
             &self.clock,
-            Instant::now() + Duration::from_secs(25),
+            Instant::now() + Duration::from_secs(seconds),
         );
         let answer = |name: &&str| Answer {
             connection_id: ConnectionId::new(*name).unwrap(),
@@ -139,7 +149,8 @@ impl Stage {
             requested_at: Some(self.clock.now().plus_seconds(-2)),
             trace: None,
         };
-        deliver_answers(&poster, &names.iter().map(answer).collect::<Vec<_>>()).await
+        let answers = names.iter().map(answer).collect();
+        deliver_answers(&poster, &self.outbox, answers, generation).await
     }
 }
 
@@ -532,15 +543,109 @@ async fn an_answer_to_a_gone_socket_is_dropped_and_the_old_socket_forgotten() {
     );
 }
 
+/// The sockets of the jobs that were sent on, with the generation and the delay of each.
+fn sent_on(stage: &Stage) -> Vec<(Vec<String>, u8, u16)> {
+    let job = |(job, delay)| match job {
+        DeliveryJob::Deliver {
+            answers,
+            generation,
+        } => {
+            let sockets = answers
+                .iter()
+                .map(|answer| answer.connection_id.to_string());
+            (sockets.collect(), generation, delay)
+        }
+        DeliveryJob::Snapshot {
+            connection_id,
+            generation,
+            ..
+        } => (vec![connection_id.to_string()], generation, delay),
+    };
+    stage.outbox.retries().into_iter().map(job).collect()
+}
+
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_could_not_be_posted_comes_again() {
+async fn only_what_could_not_be_posted_goes_on() {
     let stage = Stage::new();
     stage.pusher.answers("slow", &[PushOutcome::Throttled; 50]);
-    assert!(matches!(
-        stage.deliver(&["slow", "fine"]).await,
-        Err(JobError::Undelivered(1))
-    ));
+    stage.pusher.answers("bad", &[PushOutcome::Failed; 50]);
+    let names = ["fine", "slow", "good", "bad"];
+    let summary = stage.deliver(&names).await.unwrap();
+    assert_eq!((summary.sent, summary.failed), (2, 2));
+    let expected = (vec!["slow".to_owned(), "bad".to_owned()], 1, 2);
+    assert_eq!(sent_on(&stage), [expected]);
     assert_eq!(stage.pusher.frames("fine").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_deadline_left_goes_on_and_at_the_last_try_comes_again() {
+    let stage = Stage::new();
+    stage.deliver_generation(&["a", "b"], 3, 0).await.unwrap();
+    let both = vec!["a".to_owned(), "b".to_owned()];
+    assert_eq!(sent_on(&stage), [(both, 4, 128)]);
+    let last = stage.deliver_generation(&["a", "b"], LAST_DELIVERY, 0);
+    assert!(matches!(last.await, Err(JobError::Undelivered(2))));
+    assert_eq!(sent_on(&stage).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_cannot_be_sent_on_comes_again_whole() {
+    let stage = Stage::new();
+    stage.pusher.answers("slow", &[PushOutcome::Throttled; 50]);
+    stage.outbox.fail(true);
+    let failed = stage.deliver(&["slow", "fine"]).await;
+    assert!(matches!(failed, Err(JobError::Port(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_socket_that_cannot_be_told_at_the_last_try_counts_as_gone() {
+    let stage = Stage::new();
+    stage.connect(&["slow".into()], 60);
+    stage.pusher.answers("slow", &[PushOutcome::Throttled; 50]);
+    let names = ["slow", "fine"];
+    let summary = stage.deliver_generation(&names, LAST_DELIVERY, 25).await;
+    let summary = summary.unwrap();
+    assert_eq!((summary.sent, summary.gone, summary.failed), (1, 1, 0));
+    assert!(sent_on(&stage).is_empty());
+    assert!(stage.connections.is_empty(), "forgotten");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_sockets_answer_is_tried_five_times_and_the_others_once() {
+    let stage = Stage::new();
+    stage.connect(&["slow".into()], 60);
+    stage.pusher.answers("slow", &[PushOutcome::Throttled; 500]);
+    let names = names(199);
+    let mut job: Vec<&str> = names.iter().map(String::as_str).collect();
+    job.push("slow");
+    for generation in 0..=LAST_DELIVERY {
+        stage
+            .deliver_generation(&job, generation, 25)
+            .await
+            .unwrap();
+        job = vec!["slow"];
+    }
+    assert_eq!(stage.pusher.delivered(), 199, "each answer once");
+    let waited: Vec<u16> = sent_on(&stage).iter().map(|(.., delay)| *delay).collect();
+    assert_eq!(waited, [2, 8, 32, 128]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_could_not_be_posted_is_made_anew_later() {
+    let stage = Stage::new();
+    stage.pusher.answers("slow", &[PushOutcome::Failed; 50]);
+    let engine = stage.engine(1000);
+    let deadline = Instant::now() + Duration::from_secs(25);
+    let poster = Poster::new(&engine, &stage.connections, &stage.clock, deadline);
+    let of = (ConnectionId::new("slow").unwrap(), stage.campaign.clone());
+    deliver_snapshot(&poster, &stage.outbox, &stage.campaigns, of, 2)
+        .await
+        .unwrap();
+    assert_eq!(sent_on(&stage), [(vec!["slow".to_owned()], 3, 32)]);
+    assert!(matches!(
+        &stage.outbox.retries()[..],
+        [(DeliveryJob::Snapshot { .. }, _)]
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -554,20 +659,13 @@ async fn a_snapshot_tells_the_stock_as_it_stands_now() {
         Instant::now() + Duration::from_secs(25),
     );
     let socket = ConnectionId::new("c").unwrap();
-    deliver_snapshot(
-        &poster,
-        &stage.campaigns,
-        socket.clone(),
-        stage.campaign.clone(),
-    )
-    .await
-    .unwrap();
     let again = async || {
-        let campaign = stage.campaign.clone();
-        deliver_snapshot(&poster, &stage.campaigns, socket.clone(), campaign)
+        let of = (socket.clone(), stage.campaign.clone());
+        deliver_snapshot(&poster, &stage.outbox, &stage.campaigns, of, 0)
             .await
             .unwrap();
     };
+    again().await;
     let id = &stage.campaign.campaign_id;
     stage.campaigns.freeze_shard(id, 0, stage.now);
     again().await;

@@ -347,7 +347,8 @@ async fn a_foreign_or_absent_campaign_is_unknown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_campaign_closed_before_it_opened_says_closed_to_later_claims_and_not_open_to_earlier_ones() {
+async fn a_campaign_closed_before_it_opened_says_closed_to_later_claims_and_not_open_to_earlier_ones()
+ {
     let (ledger, mut campaign) = (MemoryLedger::default(), sample_campaign(10, NOW));
     campaign.opens_at = NOW.plus_seconds(3600);
     campaign.closes_at = NOW.plus_seconds(7200);

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{
     BroadcastJob, BroadcastOutbox, Campaign, Claim, ClaimOutbox, ClaimReturns, Clock, DeliveryJob,
-    DeliveryOutbox, Entropy, PortError, Timestamp,
+    DeliveryOutbox, DeliveryRetries, Entropy, PortError, Timestamp,
 };
 
 #[derive(Debug, Default)]
 struct Sent {
     claims: Vec<Claim>,
     deliveries: Vec<DeliveryJob>,
+    retries: Vec<(DeliveryJob, u16)>,
     broadcasts: Vec<(BroadcastJob, u16)>,
     returns: Vec<(String, u16)>,
     returned_to: Vec<String>,
@@ -47,6 +48,11 @@ impl MemoryOutbox {
     /// The delivery jobs sent so far.
     pub fn deliveries(&self) -> Vec<DeliveryJob> {
         self.with(|sent| sent.deliveries.clone())
+    }
+
+    /// The delivery jobs sent on so far, with their delays in seconds.
+    pub fn retries(&self) -> Vec<(DeliveryJob, u16)> {
+        self.with(|sent| sent.retries.clone())
     }
 
     /// The broadcast jobs sent so far, with their delays in seconds.
@@ -93,6 +99,15 @@ impl DeliveryOutbox for MemoryOutbox {
     async fn deliver(&self, job: &DeliveryJob) -> Result<(), PortError> {
         self.send("send the answers", |sent| sent.deliveries.push(job.clone()))
             .await
+    }
+}
+
+impl DeliveryRetries for MemoryOutbox {
+    async fn deliver_later(&self, job: &DeliveryJob, delay_seconds: u16) -> Result<(), PortError> {
+        self.send("send the answers", |sent| {
+            sent.retries.push((job.clone(), delay_seconds));
+        })
+        .await
     }
 }
 

@@ -69,7 +69,7 @@ impl Bench {
     fn outcomes(&self) -> Vec<Outcome> {
         let jobs = self.outbox.deliveries().into_iter();
         let answers = jobs.flat_map(|job| match job {
-            DeliveryJob::Deliver { answers } => answers,
+            DeliveryJob::Deliver { answers, .. } => answers,
             DeliveryJob::Snapshot { .. } => Vec::new(),
         });
         let outcome = |answer: Answer| match answer.frame.body {
@@ -293,6 +293,7 @@ fn a_full_job_of_the_longest_answers_fits_the_queue() {
     };
     let job = DeliveryJob::Deliver {
         answers: vec![answer; MAX_ANSWERS_PER_JOB],
+        generation: u8::MAX,
     };
     assert!(serde_json::to_string(&job).unwrap().len() < MAX_JOB_BYTES);
 }
