@@ -97,49 +97,80 @@ where
     K: Clock + ?Sized,
 {
     let id = &campaign.campaign_id;
-    until_done(async || store.begin_closing(id, clock.now()).await.map(Some)).await?;
+    let mut tries = Tries::default();
+    while let Err(error) = store.begin_closing(id, clock.now()).await {
+        tries.pause_after(error).await?;
+    }
     let noted = Instant::now();
-    let freeze = |shard| {
-        until_done(
-            async move || match store.freeze(id, shard, clock.now()).await? {
-                Freeze::Frozen(stock) => Ok(Some(stock)),
-                Freeze::Busy => Ok(None),
-            },
-        )
-    };
-    let frozen: Vec<StockShard> = stream::iter((0..campaign.shards).map(freeze))
+    let freezes: Vec<_> = (0..campaign.shards)
+        .map(|shard| freeze(store, id, shard, clock))
+        .collect();
+    let frozen: Vec<StockShard> = stream::iter(freezes)
         .buffer_unordered(FREEZES_AT_ONCE)
         .try_collect()
         .await?;
+    let mut tries = Tries::default();
     if frozen.iter().all(|shard| shard.remaining == 0) {
-        until_done(async || store.mark_sold(campaign).await.map(Some)).await?;
+        while let Err(error) = store.mark_sold(campaign).await {
+            tries.pause_after(error).await?;
+        }
     }
     if clock.now() < campaign.opens_at {
         sleep_until(noted + SETTLING).await;
     }
-    until_done(async || store.end_closing(id, clock.now()).await.map(Some)).await
+    loop {
+        match store.end_closing(id, clock.now()).await {
+            Ok(closed_at) => return Ok(closed_at),
+            Err(error) => tries.pause_after(error).await?,
+        }
+    }
 }
 
-/// Tries a step until it is done; what is none, and an error that may pass, are tried again after a pause.
-async fn until_done<T>(
-    step: impl AsyncFn() -> Result<Option<T>, PortError>,
-) -> Result<T, PortError> {
-    let mut doublings = 0;
+/// Freezes a shard, however often a transaction holds it.
+async fn freeze<S, K>(
+    store: &S,
+    campaign: &CampaignId,
+    shard: u16,
+    clock: &K,
+) -> Result<StockShard, PortError>
+where
+    S: CampaignClosing,
+    K: Clock + ?Sized,
+{
+    let mut tries = Tries::default();
     loop {
-        match step().await {
-            Ok(Some(done)) => return Ok(done),
-            Ok(None) => {}
-            Err(error) if error.fate == Fate::Reject => return Err(error),
-            Err(error) => {
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "step of a closing is tried again"
-                );
-            }
+        match store.freeze(campaign, shard, clock.now()).await {
+            Ok(Freeze::Frozen(stock)) => return Ok(stock),
+            Ok(Freeze::Busy) => tries.pause().await,
+            Err(error) => tries.pause_after(error).await?,
         }
-        let bound = FIRST_PAUSE_MILLIS << doublings;
+    }
+}
+
+/// The pauses between the tries of one step.
+#[derive(Debug, Default)]
+struct Tries {
+    doublings: u32,
+}
+
+impl Tries {
+    /// Waits, unless the error is one that will not pass.
+    async fn pause_after(&mut self, error: PortError) -> Result<(), PortError> {
+        if error.fate == Fate::Reject {
+            return Err(error);
+        }
+        tracing::debug!(
+            error = &error as &dyn std::error::Error,
+            "step of a closing is tried again"
+        );
+        self.pause().await;
+        Ok(())
+    }
+
+    async fn pause(&mut self) {
+        let bound = FIRST_PAUSE_MILLIS << self.doublings;
         sleep(Duration::from_millis(fastrand::u64(1..=bound))).await;
-        doublings = DOUBLINGS.min(doublings + 1);
+        self.doublings = DOUBLINGS.min(self.doublings + 1);
     }
 }
 

@@ -140,23 +140,34 @@ where
     S: CampaignClosing + SoldMarks + Sync,
     K: Clock,
 {
-    let unfinished = live
+    let unfinished: Vec<_> = live
         .iter_mut()
-        .filter(|campaign| campaign.closing_at.is_some() && campaign.closed_at.is_none());
-    let finish = async |campaign: &mut Campaign| {
-        let closed = close_campaign(store, campaign, clock, FINISHING_PATIENCE).await;
-        match closed {
-            Ok(closed_at) => campaign.closed_at = Some(closed_at),
-            Err(error) => warn(campaign, &error, "closing not finished; next round goes on"),
-        }
-        campaign.closed_at.map(|_| campaign.campaign_id.clone())
-    };
-    let mut finished = stream::iter(unfinished.map(finish)).buffer_unordered(FINISHED_AT_ONCE);
+        .filter(|campaign| campaign.is_being_closed())
+        .map(|campaign| finish_closing(store, campaign, clock))
+        .collect();
+    let mut finished = stream::iter(unfinished).buffer_unordered(FINISHED_AT_ONCE);
     let mut closed = HashSet::new();
     while let Some(one) = finished.next().await {
         closed.extend(one);
     }
     closed
+}
+
+async fn finish_closing<S, K>(store: &S, campaign: &mut Campaign, clock: &K) -> Option<CampaignId>
+where
+    S: CampaignClosing + SoldMarks + Sync,
+    K: Clock,
+{
+    match close_campaign(store, campaign, clock, FINISHING_PATIENCE).await {
+        Ok(closed_at) => {
+            campaign.closed_at = Some(closed_at);
+            Some(campaign.campaign_id.clone())
+        }
+        Err(error) => {
+            warn(campaign, &error, "closing not finished; next round goes on");
+            None
+        }
+    }
 }
 
 fn warn(campaign: &Campaign, error: &PortError, message: &str) {

@@ -8,16 +8,24 @@ use serde::{Deserialize, Serialize};
 const MAX_BYTES: usize = 256;
 
 /// An X-Ray trace header, such as `Root=1-67891233-abcdef012345678912345678;Parent=463ac35c9f6413ad;Sampled=1`
-/// (<https://docs.aws.amazon.com/xray/latest/devguide/xray-concepts.html#xray-concepts-tracingheader>).
+/// (<https://docs.aws.amazon.com/xray/latest/devguide/xray-concepts.html#xray-concepts-tracingheader>). Lambda adds
+/// `Lineage=1:a87bd80c:0|68fd508a:5`, of which its recursion guard counts the hops: every function passed, with `|` between
+/// (<https://docs.aws.amazon.com/lambda/latest/dg/services-xray.html>).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("pattern" = "^[A-Za-z0-9=;:_.-]*Root=[^;]+", "maxLength" = MAX_BYTES)))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("pattern" = "^[A-Za-z0-9=;:_.|-]*Root=[^;]+", "maxLength" = MAX_BYTES)))]
 pub struct TraceHeader(String);
 
 impl TraceHeader {
-    /// Reads a header. What is none is no error: the journey has no name then.
+    /// Reads a header. What is none is no error: the journey has no name then. Of one that is too long, or holds what nobody
+    /// expects there, the journey's name is kept.
     pub fn read(text: &str) -> Option<Self> {
-        let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"-=;:_.".contains(&byte);
+        let root = || text.split(';').find(|field| field.starts_with("Root="));
+        Self::whole(text).or_else(|| Self::whole(root()?))
+    }
+
+    fn whole(text: &str) -> Option<Self> {
+        let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"-=;:_.|".contains(&byte);
         let sound = text.len() <= MAX_BYTES && text.bytes().all(harmless);
         Some(Self(text.to_owned())).filter(|header| sound && !header.root().is_empty())
     }
@@ -76,6 +84,26 @@ mod tests {
             "Sampled=0;Root=1-67891233-abc",
         ] {
             assert_eq!(TraceHeader::read(header).unwrap().root(), "1-67891233-abc");
+        }
+    }
+
+    #[test]
+    fn a_header_with_the_lineage_of_several_functions_is_carried_whole() {
+        let header =
+            "Root=1-67891233-abc;Parent=4;Sampled=0;Lineage=1:a87bd80c:0|68fd508a:5|c512fbe3:2";
+        let read = TraceHeader::read(header).unwrap();
+        assert_eq!((read.as_str(), read.root()), (header, "1-67891233-abc"));
+    }
+
+    #[test]
+    fn whatever_else_a_header_holds_the_journey_keeps_its_name() {
+        for rest in [
+            vec!["32767:ffffffff:255"; 16].join("|"),
+            "Self=1 2".to_owned(),
+        ] {
+            let header = format!("Sampled=1;Root=1-67891233-abc;Lineage={rest}");
+            let read = TraceHeader::read(&header).unwrap();
+            assert_eq!(read.as_str(), "Root=1-67891233-abc");
         }
     }
 

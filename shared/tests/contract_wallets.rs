@@ -186,7 +186,7 @@ fn operation(key: &str, order: &Order) -> Operation {
 
 /// Carries the order out. Who is told to try again does so, with the same key, as a client would.
 async fn carried(store: &impl Store, seconds: i64, key: &str, order: &Order) -> Carried {
-    for _ in 0..10 {
+    for _ in 0..40 {
         let operation = operation(key, order);
         let teller = teller(store, NOW.plus_seconds(seconds));
         match teller.carry_out(order, &operation).await {
@@ -194,7 +194,7 @@ async fn carried(store: &impl Store, seconds: i64, key: &str, order: &Order) -> 
             carried => return carried.unwrap(),
         }
     }
-    panic!("{key} was told to try again ten times")
+    panic!("{key} was told to try again forty times")
 }
 
 async fn entered(store: &impl Store, key: &str, order: &Order) -> Entry {
@@ -547,10 +547,13 @@ fn desk<S: Store>(store: &S) -> CouponDesk<'_, S::Coupons, S::Redemptions, S::Wa
 
 async fn redeem(store: &impl Store, of: &CouponOf, by: &str, points: Option<u64>) -> CouponUse {
     let points = points.map(amount);
-    desk(store)
-        .redeem(of, &order(by), None, points)
-        .await
-        .unwrap()
+    for _ in 0..40 {
+        match desk(store).redeem(of, &order(by), None, points).await {
+            Err(error) if error.fate == Fate::Retry => {}
+            redeemed => return redeemed.unwrap(),
+        }
+    }
+    panic!("{by} was told to try again forty times")
 }
 
 async fn standing(store: &impl Store, of: &CouponOf) -> Coupon {

@@ -1,18 +1,41 @@
 //! One frame from a client: who it is from, what the gate says, and the answer as the response's body, which API
 //! Gateway sends to the socket (template.yaml: the routes' `RouteResponseSelectionExpression`).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aws_lambda_events::apigw::{ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest};
 use aws_lambda_events::encodings::Body;
 use firstcome_core::{
-    Caller, CampaignRecords, ClaimOutbox, Clock, ConnectionId, DeliveryOutbox, Entropy, FrameBody,
-    Gate, InvalidValue, PartnerId, ServerFrame, Snapshots, SoldMarks, StandingCoupons,
-    Subscriptions, TraceHeader, UserId,
+    Caller, CampaignDirectory, CampaignRecords, ClaimOutbox, Clock, ConnectionId, DeliveryOutbox,
+    Entropy, FrameBody, Gate, InvalidValue, PartnerId, ServerFrame, Snapshots, SoldMarks,
+    StandingCoupons, Subscriptions, TraceHeader, UserId,
     metric::{self, Metric},
 };
 use lambda_runtime::{Error, tracing};
 use serde_json::Value;
+
+/// How long the start of an environment may wait for the snapshot. Lambda ends an init phase after 10 s and starts it anew, billed
+/// and with a frame waiting (Lambda developer guide, lambda-runtime-environment.html); one call of the SDK with its retries may
+/// take 4.5 s, and the snapshot takes three.
+const WARM_UP: Duration = Duration::from_secs(2);
+
+/// Loads the snapshot if that is quick.
+pub(crate) async fn warm<S, K>(directory: &CampaignDirectory<S, K>)
+where
+    S: Snapshots + CampaignRecords,
+    K: Clock + Clone,
+{
+    match tokio::time::timeout(WARM_UP, directory.warm()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(
+                error = &*error as &dyn std::error::Error,
+                "snapshot not loaded at the start"
+            );
+        }
+        Err(_) => tracing::warn!("no time to load the snapshot at the start"),
+    }
+}
 
 /// Answers a frame; `trace` is the platform's header for its journey. An error means that the gateway called without what the authorizer vouches for.
 pub(crate) async fn handle<S, P, C, Q, U, D, K, E>(

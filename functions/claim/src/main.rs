@@ -32,9 +32,9 @@ async fn main() -> Result<(), Error> {
         clock: SystemClock,
         entropy: SystemEntropy,
     };
-    // In init, where time costs users nothing: the snapshot, and with it a TLS connection to DynamoDB. If it fails, the first
-    // frame that needs the snapshot loads it.
-    drop(gate.directory.warm().await);
+    // In init, where time costs users nothing: the snapshot, and with it a TLS connection to DynamoDB. If it fails or takes too
+    // long, the first frame that needs the snapshot loads it.
+    handler::warm(&gate.directory).await;
     run(service_fn(async |event: LambdaEvent<_>| {
         let trace = event.context.xray_trace_id.as_deref();
         let answer = handler::handle(&gate, event.payload, trace).await;

@@ -412,7 +412,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        BroadcastStatus, NewCampaign, Topic,
+        BroadcastStatus, NewCampaign, Timestamp, Topic,
         aws::replay::{replay, requests},
     };
 

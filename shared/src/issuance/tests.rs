@@ -218,14 +218,17 @@ async fn the_earliest_claim_inside_the_window_leads() {
     let (ledger, campaign) = open(10);
     let early = Claim {
         requested_at: NOW.plus_seconds(-1),
+        sent_at: NOW.plus_seconds(5),
         ..claim(&campaign, "u", "early")
     };
     let first = Claim {
         requested_at: NOW.plus_seconds(1),
+        sent_at: NOW.plus_seconds(5),
         ..claim(&campaign, "u", "z-first")
     };
     let second = Claim {
         requested_at: NOW.plus_seconds(2),
+        sent_at: NOW.plus_seconds(5),
         ..claim(&campaign, "u", "a-second")
     };
     let outcomes = decide(&issuer(&ledger), &[second, early, first]).await;

@@ -70,6 +70,11 @@ impl MemoryWallets {
         self.state().faults.extend(faults);
     }
 
+    /// No more of them.
+    pub fn forget_faults(&self) {
+        self.state().faults.clear();
+    }
+
     /// How often [`WalletBook::post`] was called.
     pub fn posts(&self) -> usize {
         self.state().posts

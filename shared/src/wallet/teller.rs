@@ -13,15 +13,15 @@ use super::{
 };
 use crate::{Entropy, PartnerId, PortError, Timestamp, UserId};
 
-/// How long an operation may be tried: the function has 25 s (`ApiFunction` in template.yaml) and must still answer, API
-/// Gateway waits 30 s. Of two hundred transfers at once among ten wallets on a busy local AWS, the slowest took 15 s.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long an operation may be tried. A wallet that many write at once must not hold executions that others need: after this the
+/// caller is told to come again, with the same key (503 with `Retry-After`).
+pub const WALLET_PATIENCE: Duration = Duration::from_secs(3);
 /// How often.
 const MAX_TRIES: u32 = 100;
 /// The shortest bound of the pause between two tries; it doubles with every try.
 const MIN_PAUSE: Duration = Duration::from_millis(20);
 /// The longest. Fewer writers at once get more through: of ten on one wallet, one in six tries stands.
-const MAX_PAUSE: Duration = Duration::from_secs(2);
+const MAX_PAUSE: Duration = Duration::from_millis(500);
 
 /// What a partner asks of its users' wallets.
 #[derive(Clone, Debug, PartialEq)]
@@ -195,7 +195,7 @@ impl<B: WalletBook + Sync> Teller<'_, B> {
     /// as somebody else was faster.
     ///
     /// # Errors
-    /// [`PortError`] of the book, or that others kept writing for 20 s.
+    /// [`PortError`] of the book, or that others kept writing for [`WALLET_PATIENCE`].
     pub async fn post(
         &self,
         holders: &[Holder],
@@ -204,10 +204,10 @@ impl<B: WalletBook + Sync> Teller<'_, B> {
         let late = |_| {
             Err(PortError::retry(
                 POST,
-                "others kept writing the same wallet for 20 s",
+                "others kept writing the same wallet for 3 s",
             ))
         };
-        tokio::time::timeout(PATIENCE, self.tries(holders, plan))
+        tokio::time::timeout(WALLET_PATIENCE, self.tries(holders, plan))
             .await
             .unwrap_or_else(late)
     }

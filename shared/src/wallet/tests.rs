@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::memory::{MemoryClock, MemoryEntropy, MemoryWallets, PostFault};
-use crate::{Entropy, PortError};
+use crate::{Entropy, Fate, PortError};
 
 const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 
@@ -86,8 +86,15 @@ impl Bank {
         self.teller(now).carry_out(order, &operation).await
     }
 
+    /// Carries the order out. Who is told to try again does so, with the same key, as a client would.
     async fn at(&self, now: Timestamp, key: &str, order: &Order) -> Carried {
-        self.try_at(now, key, order).await.unwrap()
+        for _ in 0..20 {
+            match self.try_at(now, key, order).await {
+                Err(error) if error.fate == Fate::Retry => {}
+                carried => return carried.unwrap(),
+            }
+        }
+        panic!("{key} was told to try again twenty times")
     }
 
     async fn entered(&self, key: &str, order: &Order) -> Entry {
@@ -279,6 +286,26 @@ async fn a_hundred_spenders_of_one_point_on_fifty_points_spend_fifty() {
     assert_eq!((spent, refused), (50, 50));
     assert_eq!(bank.balance("ann").await, 0);
     assert_eq!(bank.book.ledger(&holder("ann")).len(), 51);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_contended_wallet_is_given_up_in_three_seconds_and_the_same_key_works_later() {
+    let bank = Bank::default();
+    bank.book.fail_next(vec![PostFault::Busy; 1000]);
+    let order = earn("ann", 5, None);
+    let started = Instant::now();
+    let error = bank.try_at(NOW, "k", &order).await.unwrap_err();
+    assert_eq!(error.fate, Fate::Retry);
+    assert!(started.elapsed() <= WALLET_PATIENCE);
+    assert!(started.elapsed() > WALLET_PATIENCE / 2, "not before it");
+    let tries = bank.book.posts();
+    assert!((6..=100).contains(&tries), "{tries}");
+    bank.book.forget_faults();
+    let again = bank.try_at(NOW, "k", &order).await.unwrap();
+    assert!(
+        matches!(again, Carried::Entered(_)),
+        "the lease was given back"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -294,6 +294,32 @@ async fn an_unreadable_directory_is_never_an_unknown_campaign() {
     assert_eq!(bench.send(CLAIM).await["code"], "unavailable");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_start_waits_two_seconds_for_the_snapshot_and_no_longer() {
+    let bench = bench(|_| {});
+    warm(&bench.gate.directory).await;
+    assert_eq!(bench.store.index_reads(), 1);
+    let started = tokio::time::Instant::now();
+    let slow = CampaignDirectory::new(Never, bench.clock.clone(), DIRECTORY_FRESHNESS);
+    warm(&slow).await;
+    assert_eq!(started.elapsed(), WARM_UP);
+}
+
+/// A store that never answers.
+struct Never;
+
+impl Snapshots for Never {
+    async fn index(&self) -> Result<firstcome_core::CampaignIndex, firstcome_core::PortError> {
+        std::future::pending().await
+    }
+}
+
+impl CampaignRecords for Never {
+    async fn find(&self, _: &CampaignId) -> Result<Option<Campaign>, firstcome_core::PortError> {
+        std::future::pending().await
+    }
+}
+
 #[tokio::test]
 async fn a_subscription_of_an_unregistered_connection_is_refused() {
     let bench = bench(|_| {});
