@@ -65,6 +65,7 @@ pub struct Idempotency {
 
 /// What became of a creation.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "one a request, and not kept")]
 pub enum Creation {
     /// The campaign stands now.
     Created,
