@@ -64,8 +64,8 @@ deploy-aws: ## Build for AWS and deploy there: CONFIG_ENV=default|small GUIDED=y
 	@tools/stack deploy-aws
 
 contracts: ## Writes schemas/ and the OpenAPI document anew from the types
-	@WRITE_CONTRACTS=1 cargo test -q -p firstcome-core --test schemas the_files
-	@WRITE_CONTRACTS=1 cargo test -q -p api the_served_document
+	@. tools/cargo-selection && WRITE_CONTRACTS=1 cargo test -q "$${everything[@]}" --test schemas the_files
+	@. tools/cargo-selection && WRITE_CONTRACTS=1 cargo test -q "$${everything[@]}" --bin api the_served_document
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

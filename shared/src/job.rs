@@ -57,7 +57,7 @@ pub enum DeliveryJob {
     Deliver {
         /// The answers.
         answers: Vec<Answer>,
-        /// How often those that could not be posted went on in a new message; see [`LAST_DELIVERY`].
+        /// How often those that could not be posted went on in a new message: four times at most.
         #[serde(default)]
         generation: u8,
     },
