@@ -6,9 +6,11 @@ use std::time::Duration;
 use firstcome_core::WebhookUrl;
 use firstcome_core::aws::operator::{Alarm, Operator};
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 use crate::arguments::AlarmsCommand;
 use crate::terminal::Terminal;
+use crate::undo::Undo;
 use crate::{CommandError, Verdict};
 
 /// How long a drill lasts.
@@ -20,6 +22,7 @@ pub(crate) async fn run(
     command: &AlarmsCommand,
     stack: &str,
     terminal: &Terminal,
+    undo: &Undo,
 ) -> Result<Verdict, CommandError> {
     match command {
         AlarmsCommand::List => {
@@ -40,19 +43,22 @@ pub(crate) async fn run(
         AlarmsCommand::Drill { alarm } => {
             let operator = Operator::find(stack).await?;
             refuse_if_real(&operator.alarms().await?, alarm)?;
+            let (holder, name) = (operator.clone(), alarm.clone());
+            // Before it is set off: a call that was cut short may have done it.
+            undo.push("the alarm was set back", async move {
+                Ok(holder.calm(&name, "the drill is over").await?)
+            });
             operator.set_off(alarm, "a drill: nothing is wrong").await?;
             // Two notifications at once may arrive in either order.
             tokio::time::sleep(DRILL).await;
-            operator.calm(alarm, "the drill is over").await?;
+            undo.run().await?;
             terminal.say(&format!(
                 "  {alarm} was set off and set back; those on call have two messages"
             ));
             Ok(Verdict::Held)
         }
         AlarmsCommand::Webhook => {
-            let mut text = String::new();
-            let read = std::io::stdin().take(MAX_URL).read_to_string(&mut text);
-            read.map_err(|error| CommandError::Usage(format!("stdin cannot be read: {error}")))?;
+            let text = read_stdin().await?;
             let url = WebhookUrl::new(text.trim())
                 .map_err(|error| CommandError::Usage(error.to_string()))?;
             Operator::find(stack)
@@ -63,6 +69,22 @@ pub(crate) async fn run(
             Ok(Verdict::Held)
         }
     }
+}
+
+/// Reads on a thread of its own, which an interrupt need not wait for.
+async fn read_stdin() -> Result<String, CommandError> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        let read = std::io::stdin().take(MAX_URL).read_to_string(&mut text);
+        // Whoever was interrupted does not listen any more.
+        drop(sender.send(read.map(|_| text)));
+    });
+    let unread = |error: &dyn std::error::Error| {
+        CommandError::Usage(format!("stdin cannot be read: {error}"))
+    };
+    let read = receiver.await.map_err(|error| unread(&error))?;
+    read.map_err(|error| unread(&error))
 }
 
 /// A drill ends with the alarm set back; one that is on for a reason must stay on.

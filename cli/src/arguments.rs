@@ -1,7 +1,12 @@
 //! The command line, as clap reads it. Names are public (README.md, Makefile).
 
+use std::io::{self, Write};
+use std::process::ExitCode;
+
 use clap::{Args, Parser, Subcommand};
 use firstcome_core::{CampaignId, ClaimId, Queue, Reason, Scope, Timestamp};
+
+use crate::terminal::{visible, without_secrets};
 
 /// First-come-first-served coupons on AWS: partners' keys, dead letters, audits, and a whole flash sale as a load test.
 ///
@@ -79,7 +84,7 @@ pub(crate) enum PartnerCommand {
     },
     /// Revoke a key; functions that hold it in their caches honour it for up to a minute more
     Revoke {
-        /// The key's id: the part between the underscores of `fck_<id>_<secret>`
+        /// The key's id: the part between the underscores of `fck_<id>_<secret>`. Of a whole key only that is used
         #[arg(long, value_name = "ID")]
         key: String,
     },
@@ -238,6 +243,31 @@ pub(crate) enum AlarmsCommand {
     Webhook,
 }
 
+/// Tells what is wrong with the command line, or the help that was asked for. clap quotes what it does not understand, which
+/// may be a key or a webhook's URL in a wrong place.
+pub(crate) fn refuse(error: &clap::Error) -> ExitCode {
+    let text = error.render().to_string();
+    let harmless = harmless(&text);
+    if harmless == text {
+        error.exit();
+    }
+    // With stderr closed there is nobody left to tell.
+    drop(write!(io::stderr(), "{harmless}"));
+    ExitCode::from(2)
+}
+
+fn harmless(text: &str) -> String {
+    let word = |word: &str| {
+        if word.contains("://") {
+            "…".to_owned()
+        } else {
+            visible(&without_secrets(word))
+        }
+    };
+    let line = |line: &str| line.split(' ').map(word).collect::<Vec<_>>().join(" ");
+    text.split('\n').map(line).collect::<Vec<_>>().join("\n")
+}
+
 fn time(text: &str) -> Result<Timestamp, String> {
     Timestamp::parse(text).map_err(|error| error.to_string())
 }
@@ -281,6 +311,29 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_secret_in_a_wrong_place_is_not_quoted() {
+        let key = firstcome_core::ApiKey::from_random(1, [u128::MAX / 3; 2]).reveal();
+        let secret = key.rsplit('_').next().unwrap();
+        for line in [
+            format!("firstcome partner revoke {key}"),
+            format!("firstcome partner revoke {secret}"),
+            format!("firstcome partner list --partner={key} {key}"),
+            format!("firstcome audit --campaign {key}!"),
+            format!("firstcome alarms webhook https://hooks.example/{secret}"),
+        ] {
+            let error = Arguments::try_parse_from(line.split(' ')).unwrap_err();
+            let text = harmless(&error.render().to_string());
+            assert!(
+                !text.contains(&secret[..8]) && text.contains("rror"),
+                "{text}"
+            );
+        }
+        let plain = Arguments::try_parse_from(["firstcome", "nonsense"]).unwrap_err();
+        let plain = plain.render().to_string();
+        assert_eq!(harmless(&plain), plain);
     }
 
     #[test]

@@ -67,10 +67,13 @@ fn table(campaign: &Campaign, audit: &Audit, repaired: bool) -> Vec<String> {
         let mark = if good { "ok" } else { "DIFFERS" };
         format!("  {shard:>5}  {quota:>10}  {remaining:>10}  {issued:>10}  {coupons:>10}  {mark}")
     };
-    let mut lines = vec![format!(
-        "\n  {:>5}  {:>10}  {:>10}  {:>10}  {:>10}",
-        "shard", "quota", "remaining", "issued", "coupons"
-    )];
+    let mut lines = vec![
+        String::new(),
+        format!(
+            "  {:>5}  {:>10}  {:>10}  {:>10}  {:>10}",
+            "shard", "quota", "remaining", "issued", "coupons"
+        ),
+    ];
     let mut sum = [0; 4];
     for shard in &audit.shards {
         let numbers = numbers(shard);

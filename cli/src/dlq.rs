@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::arguments::{DlqCommand, LetterChoice, LetterFilter};
 use crate::terminal::{Terminal, grouped};
+use crate::undo::Undo;
 use crate::{CommandError, Verdict};
 
 /// How many letters are looked at to find one.
@@ -15,12 +16,18 @@ pub(crate) async fn run(
     command: &DlqCommand,
     stack: &str,
     terminal: &Terminal,
+    undo: &Undo,
 ) -> Result<Verdict, CommandError> {
     if let DlqCommand::Drop { yes: false, .. } = command {
         let message = "what is dropped is gone: add --yes to drop it".to_owned();
         return Err(CommandError::Usage(message));
     }
     let operator = Operator::find(stack).await?;
+    let holder = operator.clone();
+    undo.push("the dead letters were let go", async move {
+        holder.let_all_go().await;
+        Ok(())
+    });
     match command {
         DlqCommand::List(filter) => list(&operator, filter, terminal).await,
         DlqCommand::Show { queue, id } => show(&operator, *queue, id, terminal).await,
@@ -144,7 +151,7 @@ async fn show(
             .map_or_else(|| value.to_string(), str::to_owned);
         terminal.say(&format!("{:<17}{value}", format!("{name}:")));
     }
-    terminal.say(&format!("\n{}", letter.body));
+    terminal.say_lines(&format!("\n{}", letter.body));
     Ok(Verdict::Held)
 }
 

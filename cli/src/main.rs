@@ -11,6 +11,7 @@ mod partner;
 mod plan;
 mod sale;
 mod terminal;
+mod undo;
 
 use std::process::ExitCode;
 
@@ -19,6 +20,7 @@ use firstcome_core::aws::operator::OperatorError;
 
 use crate::arguments::{Arguments, Command};
 use crate::terminal::Terminal;
+use crate::undo::{Undo, interrupted};
 
 /// How a command that could be carried out ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,17 +44,23 @@ enum CommandError {
     Usage(String),
     #[error("interrupted")]
     Interrupted,
+    #[error("{cause}; {what}")]
+    Ended { cause: Box<Self>, what: String },
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let terminal = Terminal::new(arguments.json);
-    let done = tokio::select! {
-        done = run(&arguments, &terminal) => done,
-        _ = tokio::signal::ctrl_c() => Err(CommandError::Interrupted),
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return arguments::refuse(&error),
     };
-    match done {
+    let terminal = Terminal::new(arguments.json);
+    let undo = Undo::default();
+    let done = tokio::select! {
+        done = run(&arguments, &terminal, &undo) => done,
+        () = interrupted() => Err(CommandError::Interrupted),
+    };
+    match undo.after(done).await {
         Ok(Verdict::Held) => ExitCode::SUCCESS,
         Ok(Verdict::Broken) => ExitCode::from(1),
         Err(error) => {
@@ -62,17 +70,21 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Verdict, CommandError> {
+async fn run(
+    arguments: &Arguments,
+    terminal: &Terminal,
+    undo: &Undo,
+) -> Result<Verdict, CommandError> {
     match &arguments.command {
         Command::Partner(command) => partner::run(command, &arguments.stack, terminal)
             .await
             .map(|()| Verdict::Held),
-        Command::Sale(plan) => sale::run(plan, &arguments.stack, terminal).await,
-        Command::Dlq(command) => dlq::run(command, &arguments.stack, terminal).await,
+        Command::Sale(plan) => sale::run(plan, &arguments.stack, terminal, undo).await,
+        Command::Dlq(command) => dlq::run(command, &arguments.stack, terminal, undo).await,
         Command::Plan(wanted) => plan::run(wanted, terminal).map(|()| Verdict::Held),
         Command::Audit(plan) => audit::run(plan, &arguments.stack, terminal).await,
         Command::Metrics(plan) => metrics::run(plan, &arguments.stack, terminal).await,
         Command::Follow(plan) => follow::run(plan, &arguments.stack, terminal).await,
-        Command::Alarms(command) => alarms::run(command, &arguments.stack, terminal).await,
+        Command::Alarms(command) => alarms::run(command, &arguments.stack, terminal, undo).await,
     }
 }

@@ -1,7 +1,9 @@
 //! `firstcome partner`: create and list partners, rotate and revoke their keys. A key is printed once and never logged.
 
-use firstcome_core::aws::operator::{NewPartner, Operator, OperatorError, StoredKey};
-use firstcome_core::{Clock, PartnerId, Scope, SystemClock, Timestamp};
+use firstcome_core::aws::operator::{
+    NewPartner, Operator, OperatorError, StoredKey, key_end, partner_name,
+};
+use firstcome_core::{ApiKey, Clock, PartnerId, Scope, SystemClock, Timestamp};
 use serde_json::json;
 
 use crate::CommandError;
@@ -13,6 +15,7 @@ pub(crate) async fn run(
     stack: &str,
     terminal: &Terminal,
 ) -> Result<(), CommandError> {
+    judge(command)?;
     let operator = Operator::find(stack).await?;
     match command {
         PartnerCommand::Create {
@@ -39,8 +42,44 @@ pub(crate) async fn run(
             };
             rotate(&operator, &rotation, terminal).await
         }
-        PartnerCommand::Revoke { key } => revoke(&operator, key, terminal).await,
+        PartnerCommand::Revoke { key } => revoke(&operator, &key_id(key)?, terminal).await,
     }
+}
+
+/// Refuses what no stack has to be asked about.
+fn judge(command: &PartnerCommand) -> Result<(), CommandError> {
+    let now = SystemClock.now();
+    match command {
+        PartnerCommand::Create {
+            name, expires_at, ..
+        } => {
+            partner_name(name).map_err(OperatorError::from)?;
+            refuse_past(*expires_at, now)
+        }
+        PartnerCommand::Rotate { expires_at, .. } => refuse_past(*expires_at, now),
+        PartnerCommand::Revoke { key } => key_id(key).map(drop),
+        PartnerCommand::List { .. } => Ok(()),
+    }
+}
+
+fn refuse_past(end: Option<Timestamp>, now: Timestamp) -> Result<(), CommandError> {
+    let refused =
+        |_| CommandError::Usage("--expires-at is past: the key would never work".to_owned());
+    key_end(end, now).map(drop).map_err(refused)
+}
+
+/// The id of a key that was given as its id or whole. What is neither may hold a secret all the same, and is not repeated.
+fn key_id(text: &str) -> Result<String, CommandError> {
+    let text = text.trim();
+    if let Some(key) = ApiKey::parse(text) {
+        return Ok(key.key_id().to_owned());
+    }
+    let is_id = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let message =
+        "--key is no key's id: that is the 16 digits between the underscores of fck_<id>_<secret>";
+    is_id
+        .then(|| text.to_owned())
+        .ok_or_else(|| CommandError::Usage(message.to_owned()))
 }
 
 async fn create(
@@ -165,11 +204,6 @@ async fn rotate(
     let end = rotation
         .overlap
         .map(|seconds| now.plus_seconds(i64::from(seconds)));
-    if let Some(end) = end {
-        for key in active.iter().filter(|key| ends_later(key, end)) {
-            operator.expire_key(&key.key_id, end).await?;
-        }
-    }
     let old: Vec<&str> = active.iter().map(|key| key.key_id.as_str()).collect();
     if terminal.speaks_json() {
         let answer = json!({
@@ -185,6 +219,12 @@ async fn rotate(
                 None => format!("(firstcome partner revoke --key {key})"),
             };
             terminal.say(&format!("still good:  {key}  {until}"));
+        }
+    }
+    // Only now: whatever happens here, the new key was shown.
+    if let Some(end) = end {
+        for key in active.iter().filter(|key| ends_later(key, end)) {
+            operator.expire_key(&key.key_id, end).await?;
         }
     }
     Ok(())
@@ -233,6 +273,26 @@ mod tests {
             scopes: vec![Scope::Points, Scope::Tickets],
             active,
             expires_at: expires_at.map(Timestamp::from_millis),
+        }
+    }
+
+    #[test]
+    fn a_whole_key_is_taken_by_its_id_and_nothing_else_is_repeated() {
+        let whole = ApiKey::from_random(1, [2, 3]);
+        for text in [whole.reveal(), format!(" {}\n", whole.key_id())] {
+            assert_eq!(key_id(&text).unwrap(), whole.key_id());
+        }
+        let secret = whole.reveal().split_off(21);
+        let short = whole.reveal()[..80].to_owned();
+        for text in [
+            secret.as_str(),
+            &short,
+            &short.to_uppercase(),
+            "",
+            "0123456789ABCDEF",
+        ] {
+            let error = key_id(text).unwrap_err().to_string();
+            assert!(text.is_empty() || !error.contains(text), "{error}");
         }
     }
 

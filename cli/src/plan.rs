@@ -63,7 +63,7 @@ pub(crate) fn run(wanted: &CapacityPlan, terminal: &Terminal) -> Result<(), Comm
     if terminal.speaks_json() {
         terminal.print_json(&page::json(&plan));
     } else {
-        terminal.say(&page::text(&plan));
+        terminal.say_lines(&page::text(&plan));
     }
     Ok(())
 }
@@ -324,7 +324,7 @@ mod tests {
         let plan = Plan::of(&wanted(3000, 300, 10)).unwrap();
         assert!(plan.granted.is_none());
         assert_eq!(plan.shards, 1);
-        assert!(plan.today.outcome.percentile(99) < 10.0);
+        assert!(plan.today.outcome.percentile(99).unwrap() < 10.0);
     }
 
     #[test]
@@ -342,6 +342,27 @@ mod tests {
         assert_eq!(plan.shards, shards_for(100_000));
         // Two seconds in release; the debug build is several times slower.
         assert!(started.elapsed().as_secs() < 60);
+    }
+
+    #[test]
+    fn claims_that_are_never_answered_have_no_waiting_time() {
+        let mut stuck = wanted(3000, 300, 10);
+        stuck.measured = vec![("posts".to_owned(), 1e-9), ("news-seconds".to_owned(), 1e9)];
+        let plan = Plan::of(&stuck).unwrap();
+        assert!(
+            plan.today.outcome.unanswered > 2000,
+            "{}",
+            plan.today.outcome.unanswered
+        );
+        let page = page::text(&plan);
+        let line = page
+            .lines()
+            .find(|line| line.contains("answer, p50"))
+            .unwrap();
+        assert!(line.contains("not answered"), "{line}");
+        let json = page::json(&plan);
+        assert!(json["today"]["answerSeconds"]["p50"].is_null());
+        assert!(json["today"]["answeredSeconds"].is_null());
     }
 
     #[test]

@@ -32,6 +32,7 @@ use self::wishes::wishes_of;
 use crate::arguments::SalePlan;
 use crate::open_files;
 use crate::terminal::{Terminal, grouped};
+use crate::undo::Undo;
 use crate::{CommandError, Verdict};
 
 /// Customers in a handshake at the same time: each costs three function runs (API, authorizer, `$connect`).
@@ -60,6 +61,7 @@ pub(crate) async fn run(
     plan: &SalePlan,
     stack: &str,
     terminal: &Terminal,
+    undo: &Undo,
 ) -> Result<Verdict, CommandError> {
     open_files::ensure(plan.users)?;
     let title = format!(
@@ -67,8 +69,8 @@ pub(crate) async fn run(
         grouped(plan.users.into()),
         grouped(plan.stock.into())
     );
-    terminal.say(&format!("\n{title}\n"));
-    let mut sale = Sale::prepare(plan, stack, &title, terminal).await?;
+    terminal.say_lines(&format!("\n{title}\n"));
+    let mut sale = Sale::prepare(plan, stack, &title, terminal, undo).await?;
     sale.gather().await;
     sale.wait_for_opening().await;
     sale.broadcast("doors open", Audience::Campaign).await?;
@@ -78,10 +80,11 @@ pub(crate) async fn run(
     sale.broadcast("after the cut", Audience::Partner).await?;
     let report = sale.verify().await?;
     sale.send_home().await;
+    undo.forget();
     if terminal.speaks_json() {
         terminal.print_json(&report.json());
     }
-    terminal.say(&report.text());
+    terminal.say_lines(&report.text());
     let verdict = if report.held() {
         Verdict::Held
     } else {
@@ -123,11 +126,16 @@ impl<'run> Sale<'run> {
         stack: &str,
         title: &str,
         terminal: &'run Terminal,
+        undo: &Undo,
     ) -> Result<Self, CommandError> {
         let started = Instant::now();
         let operator = Operator::find(stack).await?;
         let dead_letters_before = dead_letters(&operator).await?;
         let partner = operator.create_partner(title, &Scope::ALL, None).await?;
+        let (holder, key) = (operator.clone(), partner.key_id.clone());
+        undo.push("the sale's key was revoked", async move {
+            Ok(holder.revoke_key(&key).await?)
+        });
         let api = PartnerApi::new(&operator.stack().http_api_url, &partner.api_key)?;
         terminal.step("partner", partner.partner_id.as_str(), started.elapsed());
 
@@ -137,6 +145,14 @@ impl<'run> Sale<'run> {
         let campaign = api
             .create_campaign(title, plan.stock, from_now(lead))
             .await?;
+        let (closer, id) = (api.clone(), campaign.campaign_id.clone());
+        undo.push("its campaign was closed", async move {
+            closer
+                .close(&id)
+                .await
+                .map(drop)
+                .map_err(CommandError::from)
+        });
         let words = format!("{}, opens in {} s", campaign.campaign_id, lead.as_secs());
         terminal.step("campaign", &words, started.elapsed());
 

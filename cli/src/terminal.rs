@@ -4,6 +4,8 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use firstcome_core::ApiKey;
+use firstcome_core::aws::operator::is_invisible;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// When a step first says where it is if nobody sees bars; then after twice the time, and so on.
@@ -33,8 +35,10 @@ impl Terminal {
         }
     }
 
-    /// A line for people.
+    /// A line for people. What a terminal would obey instead of showing is shown in its place, so that no data can do more
+    /// than be read.
     pub(crate) fn say(&self, line: &str) {
+        let line = visible(line);
         let write = || {
             if self.json {
                 writeln!(io::stderr(), "{line}")
@@ -46,6 +50,11 @@ impl Terminal {
         drop(self.bars.suspend(write));
     }
 
+    /// Several lines for people, each as [`Self::say`] tells it.
+    pub(crate) fn say_lines(&self, text: &str) {
+        text.split('\n').for_each(|line| self.say(line));
+    }
+
     /// A finished step: what, with which result, in what time.
     pub(crate) fn step(&self, name: &str, result: &str, took: Duration) {
         self.say(&format!(
@@ -54,16 +63,20 @@ impl Terminal {
         ));
     }
 
-    /// An error line.
+    /// An error, as one line. It may quote what somebody typed, and so a secret in a wrong place.
     pub(crate) fn complain(&self, line: &str) {
+        let line = without_secrets(&line.split_whitespace().collect::<Vec<_>>().join(" "));
+        let line = visible(&line);
         // With stderr closed there is nobody left to tell.
         drop(self.bars.suspend(|| writeln!(io::stderr(), "{line}")));
     }
 
     /// The command's result for programs, one object.
     pub(crate) fn print_json(&self, value: &serde_json::Value) {
+        // Only texts hold such characters; JSON itself escapes those below the space, and none of the others.
+        let text = escaped(&value.to_string(), |c| format!("\\u{:04x}", u32::from(c)));
         // A reader who went away misses the result; the exit code still tells.
-        drop(writeln!(io::stdout(), "{value}"));
+        drop(writeln!(io::stdout(), "{text}"));
     }
 
     /// Whether stdout is to carry JSON.
@@ -139,6 +152,49 @@ impl Meter<'_> {
     }
 }
 
+/// The text as a terminal can show it: a tabulator as a space, an escape as `\u{1b}`.
+pub(crate) fn visible(text: &str) -> String {
+    escaped(&text.replace('\t', " "), |c| c.escape_unicode().to_string())
+}
+
+fn escaped(text: &str, escape: impl Fn(char) -> String) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_invisible(c) {
+            safe += &escape(c);
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
+/// The text without what may be the secret of an API key: of `fck_<id>_<secret>` the id is left, of what only looks similar
+/// nothing is.
+pub(crate) fn without_secrets(text: &str) -> String {
+    let of_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut safe = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find(of_word) {
+        let (before, from) = rest.split_at(start);
+        let (word, after) = from.split_at(from.find(|c| !of_word(c)).unwrap_or(from.len()));
+        safe += before;
+        match ApiKey::parse(word) {
+            Some(key) => safe += &format!("fck_{}_…", key.key_id()),
+            None if may_hold_secret(word) => safe.push('…'),
+            None => safe += word,
+        }
+        rest = after;
+    }
+    safe + rest
+}
+
+/// Whether it is meant as a key, or has the secret or a good part of it in it.
+fn may_hold_secret(word: &str) -> bool {
+    let is_long_hex = |part: &str| part.len() >= 40 && part.bytes().all(|b| b.is_ascii_hexdigit());
+    word.to_ascii_lowercase().starts_with("fck_") || word.split('_').any(is_long_hex)
+}
+
 /// A number with its thousands apart: 12,345.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -155,6 +211,45 @@ pub(crate) fn grouped(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown() {
+        assert_eq!(
+            visible("a\u{1b}[2J\tb\rc\nd\u{9b}e\u{202e}f"),
+            "a\\u{1b}[2J b\\u{d}c\\u{a}d\\u{9b}e\\u{202e}f"
+        );
+        assert_eq!(visible("Söhne 家族 →"), "Söhne 家族 →");
+    }
+
+    #[test]
+    fn json_stays_json_when_its_characters_are_escaped() {
+        let value = serde_json::json!({"name": "a\u{1b}\u{7f}\u{9b}\u{202e}b"});
+        let text = escaped(&value.to_string(), |c| format!("\\u{:04x}", u32::from(c)));
+        assert!(!text.contains(is_invisible), "{text}");
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&text).unwrap(),
+            value
+        );
+    }
+
+    #[test]
+    fn of_a_key_only_the_id_is_ever_quoted() {
+        let key = ApiKey::from_random(1, [u128::MAX / 3; 2]).reveal();
+        let secret = key.rsplit('_').next().unwrap();
+        let quoted = without_secrets(&format!("there is no key '{key}', sir"));
+        assert_eq!(quoted, "there is no key 'fck_0000000000000001_…', sir");
+        for mangled in [
+            format!("fck_{secret}"),
+            secret.to_owned(),
+            key.to_uppercase(),
+            key[..60].to_owned(),
+        ] {
+            let quoted = without_secrets(&format!("a {mangled} b"));
+            assert_eq!(quoted, "a … b", "{mangled}");
+        }
+        let harmless = "partner 01J9ZZZZZZ0000000000000000 (1-5f84c7a4-0123456789abcdef01234567)";
+        assert_eq!(without_secrets(harmless), harmless);
+    }
 
     #[test]
     fn thousands_stand_apart() {

@@ -18,6 +18,9 @@ use crate::{
 /// How long BroadcastQueue keeps a message, in seconds (template.yaml).
 const BROADCAST_RETENTION_SECONDS: i64 = 86_400;
 
+/// How often a worker receives a message before it is a dead letter (template.yaml, `maxReceiveCount`).
+pub const MAX_RECEIVES: u32 = 10;
+
 /// One of the stack's queues with a consumer; each has a dead-letter queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queue {

@@ -208,6 +208,7 @@ fn a_worker_knows_its_last_try_by_what_the_queue_allows() {
     ] {
         let allowed = &queues[queue]["Properties"]["RedrivePolicy"]["maxReceiveCount"];
         let line = format!("const MAX_RECEIVES: u32 = {};", allowed.as_u64().unwrap());
+        assert_eq!(allowed.as_u64(), Some(firstcome_core::MAX_RECEIVES.into()));
         let code = read(&format!("functions/{function}/src/handler.rs"));
         assert!(code.contains(&line), "{function}: {line}");
     }

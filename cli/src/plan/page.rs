@@ -49,13 +49,13 @@ fn columns(plan: &Plan) -> String {
             number(sizing::peak(&p.load))
         }),
         ("  claim → answer, p50".into(), |_, s| {
-            seconds(s.outcome.percentile(50))
+            wait(s.outcome.percentile(50))
         }),
         ("  claim → answer, p95".into(), |_, s| {
-            seconds(s.outcome.percentile(95))
+            wait(s.outcome.percentile(95))
         }),
         ("  claim → answer, p99".into(), |_, s| {
-            seconds(s.outcome.percentile(99))
+            wait(s.outcome.percentile(99))
         }),
         ("  sold out after".into(), |_, s| {
             s.outcome.sold_at.map_or("never".to_owned(), seconds)
@@ -292,7 +292,7 @@ fn scenario_json(scenario: &Scenario) -> Value {
             "p50": outcome.percentile(50), "p95": outcome.percentile(95), "p99": outcome.percentile(99),
         },
         "soldOutSeconds": outcome.sold_at,
-        "answeredSeconds": outcome.ended_at,
+        "answeredSeconds": (outcome.unanswered == 0).then_some(outcome.ended_at),
         "unanswered": outcome.unanswered,
         "decidedByWorkers": outcome.queued,
         "answeredAtTheDoor": outcome.at_the_door,
@@ -303,6 +303,11 @@ fn scenario_json(scenario: &Scenario) -> Value {
         "bill": bill.collect::<Vec<_>>(),
         "usd": scenario.total_usd(),
     })
+}
+
+/// How long a user waits, or that it is in vain.
+fn wait(value: Option<f64>) -> String {
+    value.map_or_else(|| "not answered".to_owned(), seconds)
 }
 
 fn seconds(value: f64) -> String {

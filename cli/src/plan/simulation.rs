@@ -69,12 +69,12 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    /// The wait that so many per cent do not exceed (nearest rank).
-    pub(super) fn percentile(&self, percent: usize) -> f64 {
-        let rank = (self.waits.len() * percent).div_ceil(100);
-        self.waits
-            .get(rank.saturating_sub(1))
-            .map_or(0.0, |wait| f64::from(*wait))
+    /// The wait that so many per cent of all users do not exceed (nearest rank); `None` if fewer were ever answered.
+    pub(super) fn percentile(&self, percent: usize) -> Option<f64> {
+        let users = self.waits.len() + self.unanswered as usize;
+        let rank = (users * percent).div_ceil(100);
+        let wait = self.waits.get(rank.saturating_sub(1));
+        wait.map(|wait| f64::from(*wait))
     }
 }
 
@@ -329,6 +329,19 @@ mod tests {
     }
 
     #[test]
+    fn who_was_never_answered_has_waited_longer_than_anybody() {
+        let outcome = Outcome {
+            waits: vec![1.0, 2.0],
+            unanswered: 2,
+            ..Outcome::default()
+        };
+        assert_eq!(
+            [25, 50, 51, 99].map(|percent| outcome.percentile(percent)),
+            [Some(1.0), Some(2.0), None, None]
+        );
+    }
+
+    #[test]
     fn one_seed_gives_one_result_and_another_seed_another() {
         let run = |seed| simulate(3000, 100, 2.0, &RATES, seed);
         assert_eq!(run(7), run(7));
@@ -355,7 +368,7 @@ mod tests {
         let outcome = simulate(1000, 1000, 100.0, &wide, 1);
         // A step to enter, a tenth of a second to decide, and the steps that both are rounded up to.
         assert!(
-            (0.09..=0.14).contains(&outcome.percentile(99)),
+            (0.09..=0.14).contains(&outcome.percentile(99).unwrap()),
             "{outcome:?}"
         );
         assert_eq!(outcome.refused, 0);
@@ -417,6 +430,6 @@ mod tests {
         );
         assert_eq!(outcome.unanswered, 0);
         let waits = [50, 95, 99, 100].map(|percent| outcome.percentile(percent));
-        assert!(waits.is_sorted(), "{waits:?}");
+        assert!(waits.is_sorted() && waits[0].is_some(), "{waits:?}");
     }
 }

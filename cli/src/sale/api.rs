@@ -115,6 +115,12 @@ impl PartnerApi {
             .await
     }
 
+    /// Closes a campaign for good.
+    pub(crate) async fn close(&self, campaign: &str) -> Result<CampaignState, ApiError> {
+        let path = format!("/v1/campaigns/{campaign}/close");
+        self.call(Method::POST, &path, None).await
+    }
+
     pub(crate) async fn ticket(&self, user: &str) -> Result<Ticket, ApiError> {
         self.call(
             Method::POST,

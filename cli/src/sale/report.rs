@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::latency::Latencies;
 use super::verify::{Broadcast, Check};
-use crate::terminal::grouped;
+use crate::terminal::{grouped, visible};
 
 /// What is told in the end.
 pub(crate) struct Report {
@@ -106,10 +106,13 @@ impl Report {
     }
 
     fn speed(&self) -> String {
-        let [p50, p95, p99] =
-            [50, 95, 99].map(|percent| seconds(self.latencies.percentile(percent)));
-        let max = seconds(self.latencies.max());
         let answered: u64 = self.outcomes.values().sum();
+        if answered == 0 {
+            return "  Claim → result\n    no claim was answered\n".to_owned();
+        }
+        let [p50, p95, p99] =
+            [50, 95, 99].map(|percent| measured(self.latencies.percentile(percent)));
+        let max = measured(self.latencies.max());
         let rate = self.claims_per_second();
         format!(
             "  Claim → result\n    p50 {p50}   p95 {p95}   p99 {p99}   max {max}\n    {} claims answered in {} = {rate:.0} claims/s\n",
@@ -132,8 +135,9 @@ impl Report {
         {
             let heard = format!("{}/{}", grouped(*heard as u64), grouped(*audience as u64));
             let [sent, gone, failed] = [report.sent, report.gone, report.failed].map(grouped);
-            let [p50, p95, p99] = [50, 95, 99].map(|percent| seconds(delivery.percentile(percent)));
-            let last = seconds(delivery.max());
+            let [p50, p95, p99] =
+                [50, 95, 99].map(|percent| measured(delivery.percentile(percent)));
+            let last = measured(delivery.max());
             text += &format!(
                 "    {name:<15} {heard:>11} {sent:>7} {gone:>7} {failed:>7} {p50:>11} {p95:>8} {p99:>8} {last:>8}\n"
             );
@@ -148,11 +152,9 @@ impl Report {
             ("frame refused, sent again", &self.refused),
             ("handshake repeated", &self.handshakes_repeated),
         ] {
-            lines.extend(
-                counts.iter().map(|(reason, count)| {
-                    format!("    {:>7} × {what}: {reason}\n", grouped(*count))
-                }),
-            );
+            lines.extend(counts.iter().map(|(reason, count)| {
+                format!("    {:>7} × {what}: {}\n", grouped(*count), visible(reason))
+            }));
         }
         for (what, count) in [
             ("no answer for 10 s or more, asked again", self.asked_again),
@@ -182,14 +184,15 @@ impl Report {
         } in &self.checks
         {
             let mark = if *kept { "ok" } else { "FAILED" };
-            text += &format!("    {mark:<6}  {promise:<42} {found}\n");
+            text += &format!("    {mark:<6}  {promise:<42} {}\n", visible(found));
         }
         text
     }
 }
 
 fn percentiles(latencies: &Latencies) -> Value {
-    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let whole = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let millis = |duration: Option<Duration>| duration.map(whole);
     json!({
         "p50": millis(latencies.percentile(50)),
         "p95": millis(latencies.percentile(95)),
@@ -200,6 +203,11 @@ fn percentiles(latencies: &Latencies) -> Value {
 
 fn seconds(duration: Duration) -> String {
     format!("{:.2} s", duration.as_secs_f64())
+}
+
+/// What was measured, or that nothing was.
+fn measured(duration: Option<Duration>) -> String {
+    duration.map_or_else(|| "none".to_owned(), seconds)
 }
 
 fn meaning(outcome: &str) -> &'static str {
@@ -256,6 +264,32 @@ mod tests {
         assert_eq!(json["claimToResultMs"]["p95"], 300);
         assert_eq!(json["claimsPerSecond"], 1.0);
         assert_eq!(json["held"], true);
+    }
+
+    #[test]
+    fn claims_that_nobody_answered_took_no_time_at_all() {
+        let silent = Report {
+            outcomes: BTreeMap::new(),
+            latencies: Latencies::default(),
+            ..report(false)
+        };
+        assert!(silent.text().contains("no claim was answered"));
+        assert!(!silent.text().contains("0.00 s"), "{}", silent.text());
+        assert_eq!(silent.json()["claimToResultMs"]["p50"], Value::Null);
+    }
+
+    #[test]
+    fn what_others_wrote_stays_on_its_line() {
+        let forged = BTreeMap::from([("x\n    ok      every claim was answered".to_owned(), 1)]);
+        let text = Report {
+            refused: forged,
+            ..report(false)
+        }
+        .text();
+        assert!(
+            text.lines().all(|line| !line.starts_with("    ok ")),
+            "{text}"
+        );
     }
 
     #[test]

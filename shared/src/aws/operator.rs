@@ -11,12 +11,14 @@ mod partners;
 mod queues;
 mod tables;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_config::{BehaviorVersion, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_cloudformation::config::ProvideCredentials;
+use aws_sdk_cloudformation::types::StackStatus;
 use aws_sdk_dynamodb::{
     error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
     types::AttributeValue,
@@ -58,12 +60,34 @@ pub enum OperatorError {
         "no AWS credentials were found: run eval \"$(make -s env)\" for the local stack, or log in to AWS"
     )]
     MissingCredentials,
+    /// The credentials cannot be read, or are of a kind that this program does not know.
+    #[error(
+        "the AWS credentials cannot be loaded ({0}): log in, then eval \"$(aws configure export-credentials --format env)\""
+    )]
+    UnreadableCredentials(String),
+    /// AWS does not take the credentials.
+    #[error(
+        "AWS does not take these credentials ({0}): they have expired, or are not for this account or Region; log in again"
+    )]
+    RefusedCredentials(String),
     /// Nothing listens where AWS should.
-    #[error("no AWS endpoint answers at {0}: run `make up`")]
+    #[error(
+        "nothing answers at {0}: for the local stack run `make up`; on AWS, see AWS_REGION and the network"
+    )]
     EndpointDown(String),
     /// CloudFormation knows no such stack.
-    #[error("stack {0} is not deployed: run `make up`")]
+    #[error(
+        "stack {0} is not deployed in this account and Region: for the local stack run `make up`; on AWS, see AWS_REGION and --stack"
+    )]
     MissingStack(String),
+    /// The stack is being created or deleted, or that has failed.
+    #[error("stack {stack} is in state {status}: wait until it is deployed, or deploy it again")]
+    UnfinishedStack {
+        /// The stack.
+        stack: String,
+        /// Its state, in CloudFormation's words.
+        status: String,
+    },
     /// The stack is older than this program, or its deployment was cut short.
     #[error("stack {stack} has no output {output}: run `make up` to deploy it again")]
     MissingOutput {
@@ -175,6 +199,8 @@ pub struct Operator {
     cloudwatch: aws_sdk_cloudwatch::Client,
     secrets: aws_sdk_secretsmanager::Client,
     campaigns: DynamoCampaigns,
+    /// Dead letters that a look holds (dead_letters.rs).
+    held: Arc<Mutex<HashMap<String, HashSet<String>>>>,
 }
 
 impl fmt::Debug for Operator {
@@ -217,6 +243,7 @@ impl Operator {
             cloudwatch: aws_sdk_cloudwatch::Client::new(config),
             secrets: aws_sdk_secretsmanager::Client::new(config),
             campaigns: DynamoCampaigns::new(&Aws::from_config(config.clone()), campaigns_table),
+            held: Arc::default(),
         }
     }
 
@@ -280,7 +307,7 @@ async fn load_config() -> Result<SdkConfig, OperatorError> {
     provider
         .provide_credentials()
         .await
-        .map_err(|_| OperatorError::MissingCredentials)?;
+        .map_err(|error| unloaded(&error))?;
     Ok(config)
 }
 
@@ -308,10 +335,57 @@ async fn stack_outputs(
     };
     let stack = answer.stacks.unwrap_or_default().into_iter().next();
     let stack = stack.ok_or_else(|| OperatorError::MissingStack(name.to_owned()))?;
+    refuse_unfinished(name, stack.stack_status.as_ref())?;
     let outputs = stack.outputs.unwrap_or_default().into_iter();
     Ok(outputs
         .filter_map(|output| Some((output.output_key?, output.output_value?)))
         .collect())
+}
+
+/// Why there are no credentials: none were set, or they are there and cannot be had. The SDK's own type for it is in a crate
+/// that nothing else here needs; its name is in what it prints.
+fn unloaded(error: &(impl std::error::Error + 'static)) -> OperatorError {
+    if format!("{error:?}").starts_with("CredentialsNotLoaded") {
+        return OperatorError::MissingCredentials;
+    }
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    OperatorError::UnreadableCredentials(innermost.to_string())
+}
+
+/// Whether a stack has all of its parts. While one is updated it has; while it is created or deleted, or once that has
+/// failed, it has not, whatever outputs it tells.
+fn refuse_unfinished(name: &str, status: Option<&StackStatus>) -> Result<(), OperatorError> {
+    use StackStatus::{CreateComplete, ImportComplete};
+    let whole = |status: &StackStatus| {
+        matches!(status, CreateComplete | ImportComplete) || status.as_str().starts_with("UPDATE_")
+    };
+    match status {
+        Some(status) if !whole(status) => Err(OperatorError::UnfinishedStack {
+            stack: name.to_owned(),
+            status: status.as_str().to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a service's complaint is about who asks: <https://docs.aws.amazon.com/IAM/latest/APIReference/CommonErrors.html>, and
+/// the names that DynamoDB, SQS and CloudWatch have for the same.
+fn is_about_credentials(code: &str) -> bool {
+    [
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "IncompleteSignature",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "MissingAuthenticationToken",
+        "SignatureDoesNotMatch",
+        "UnrecognizedClientException",
+    ]
+    .contains(&code)
 }
 
 /// One line for a failed call: where nothing answered, which endpoint; else the service's own words.
@@ -323,6 +397,11 @@ where
     match &error {
         SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
             OperatorError::EndpointDown(endpoint.to_owned())
+        }
+        SdkError::ServiceError(service)
+            if service.err().code().is_some_and(is_about_credentials) =>
+        {
+            OperatorError::RefusedCredentials(service.err().code().unwrap_or_default().to_owned())
         }
         SdkError::ServiceError(service) => {
             let metadata = service.err();
@@ -378,7 +457,43 @@ fn number(item: &Item, name: &str, attribute: &'static str) -> Result<u64, Opera
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_stack_that_is_not_whole_is_refused_and_one_that_is_updated_is_not() {
+        for whole in [
+            "CREATE_COMPLETE",
+            "UPDATE_IN_PROGRESS",
+            "UPDATE_ROLLBACK_COMPLETE",
+        ] {
+            assert!(
+                refuse_unfinished("s", Some(&StackStatus::from(whole))).is_ok(),
+                "{whole}"
+            );
+        }
+        for part in [
+            "CREATE_IN_PROGRESS",
+            "ROLLBACK_COMPLETE",
+            "DELETE_IN_PROGRESS",
+            "REVIEW_IN_PROGRESS",
+        ] {
+            let error = refuse_unfinished("s", Some(&StackStatus::from(part))).unwrap_err();
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn credentials_that_have_expired_are_told_as_that() {
+        let expired = json!({"__type": "com.amazon.coral.service#ExpiredTokenException", "message": "The security token is expired"});
+        let (operator, _) = testing::operator(&[(400, expired)]);
+        let error = operator.partners().await.unwrap_err();
+        assert!(
+            matches!(error, OperatorError::RefusedCredentials(_)),
+            "{error}"
+        );
+    }
 
     #[test]
     fn a_missing_output_is_named() {

@@ -29,12 +29,12 @@ impl Operator {
         let mut alarms = Vec::new();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| self.failed("list the alarms", error))?;
-            alarms.extend(
-                page.metric_alarms
-                    .unwrap_or_default()
-                    .into_iter()
-                    .map(alarm),
-            );
+            let found = page
+                .metric_alarms
+                .unwrap_or_default()
+                .into_iter()
+                .map(alarm);
+            alarms.extend(found.filter(|alarm| is_of(&self.name, alarm)));
         }
         Ok(alarms)
     }
@@ -83,6 +83,16 @@ impl Operator {
     }
 }
 
+/// Whether an alarm is this stack's, and not that of another whose name begins in the same way: `shop-claims-age` is of
+/// stack `shop`, `shop-test-claims-age` is not. Every alarm's meaning ends with its name in the runbook (template.yaml).
+fn is_of(stack: &str, alarm: &Alarm) -> bool {
+    let name = alarm
+        .name
+        .strip_prefix(stack)
+        .and_then(|rest| rest.strip_prefix('-'));
+    name.is_some() && alarm.meaning.rsplit_once('#').map(|(_, anchor)| anchor) == name
+}
+
 fn alarm(alarm: MetricAlarm) -> Alarm {
     let wakes = !alarm.alarm_actions().is_empty();
     Alarm {
@@ -92,5 +102,24 @@ fn alarm(alarm: MetricAlarm) -> Alarm {
             .map_or_else(String::new, |state| state.as_str().to_owned()),
         meaning: alarm.alarm_description.unwrap_or_default(),
         wakes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_whose_name_begins_in_the_same_way_has_its_own_alarms() {
+        let alarm = |name: &str| Alarm {
+            name: name.into(),
+            state: "OK".into(),
+            meaning: "It waits. Do: docs/runbook.md#claims-age".into(),
+            wakes: true,
+        };
+        assert!(is_of("shop", &alarm("shop-claims-age")));
+        assert!(is_of("shop-test", &alarm("shop-test-claims-age")));
+        assert!(!is_of("shop", &alarm("shop-test-claims-age")));
+        assert!(!is_of("shop", &alarm("shopclaims-age")));
     }
 }

@@ -2,6 +2,7 @@
 //! a minute, and lets them go as soon as possible.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
@@ -11,7 +12,8 @@ use tokio::time::Instant;
 use super::queues::QUEUE_BATCH;
 use super::{Operator, OperatorError, RawMessage, now};
 use crate::{
-    CampaignId, DeadLetter, PartnerId, Queue, Reason, Replay, ReplayRefusal, Subject, Timestamp,
+    CampaignId, DeadLetter, MAX_RECEIVES, PartnerId, Queue, Reason, Replay, ReplayRefusal, Subject,
+    Timestamp,
 };
 
 /// How long a dead letter stays hidden from others once it was looked at, in seconds: time to send it again and delete it.
@@ -36,7 +38,8 @@ pub struct HeldLetter {
     pub sent_at: Option<Timestamp>,
     /// When it was first received.
     pub first_received_at: Option<Timestamp>,
-    /// How often it was received, by its worker and by those who looked.
+    /// How often its worker has received it. Looks count as receives as well: this one is left out, and so are earlier ones
+    /// unless the letter came here before its worker had received it as often as the queue allows.
     pub receives: u32,
     /// Why it is here.
     pub reason: Reason,
@@ -91,14 +94,17 @@ impl Operator {
         let url = self.dead_letter_url(queue).await?;
         let depth = self.depth_at(&url).await?;
         let deadline = Instant::now() + LOOKING;
-        let (mut received, mut seen) = (Vec::new(), HashSet::new());
+        let (mut received, mut looks) = (Vec::new(), HashMap::<Option<String>, u32>::new());
         let mut ended = false;
         while !ended && received.len() < most && Instant::now() < deadline {
             let messages = self.receive_dead(&url, most - received.len()).await?;
             ended = messages.is_empty();
+            self.note_held(&url, &messages);
             // At least once: the same letter may come twice, and its last receipt is the one that counts.
             for message in messages {
-                if seen.insert(message.message_id.clone()) {
+                let look = looks.entry(message.message_id.clone()).or_default();
+                *look += 1;
+                if *look == 1 {
                     received.push(message);
                 } else if let Some(known) = received
                     .iter_mut()
@@ -109,6 +115,10 @@ impl Operator {
             }
         }
         let mut letters = self.read_letters(queue, received).await?;
+        for letter in &mut letters {
+            let looks = looks.get(&Some(letter.message_id.clone()));
+            letter.receives = workers_receives(letter.receives, looks.copied().unwrap_or(1));
+        }
         letters.sort_by_key(|letter| letter.sent_at);
         Ok(DeadLetters {
             letters,
@@ -121,19 +131,57 @@ impl Operator {
     /// Lets letters go at once, for others to see. Those whose call fails reappear by themselves after a minute, so that
     /// a failure is none.
     pub async fn let_go(&self, queue: Queue, letters: &[HeldLetter]) {
+        if letters.is_empty() {
+            return;
+        }
         let Ok(url) = self.dead_letter_url(queue).await else {
             return;
         };
-        let calls = letters.iter().map(|letter| {
-            let call = self.sqs.change_message_visibility().queue_url(&url);
-            call.receipt_handle(&letter.receipt)
-                .visibility_timeout(0)
-                .send()
+        let receipts = letters.iter().map(|letter| letter.receipt.clone());
+        self.let_receipts_go(&url, receipts).await;
+    }
+
+    /// Lets go what is still held, as when a look was cut short. As [`Self::let_go`].
+    pub async fn let_all_go(&self) {
+        let held = self.held().clone();
+        for (url, receipts) in held {
+            self.let_receipts_go(&url, receipts).await;
+        }
+    }
+
+    async fn let_receipts_go(&self, url: &str, receipts: impl IntoIterator<Item = String>) {
+        let calls = receipts.into_iter().map(async |receipt| {
+            let call = self.sqs.change_message_visibility().queue_url(url);
+            let call = call.receipt_handle(&receipt).visibility_timeout(0);
+            // It reappears by itself.
+            drop(call.send().await);
+            self.no_longer_held(&receipt);
         });
         stream::iter(calls)
             .buffer_unordered(CALLS_AT_ONCE)
-            .for_each(async |_| {})
+            .for_each(async |()| {})
             .await;
+    }
+
+    /// By the queue's URL, the receipts of what a look has received and not yet let go or deleted.
+    fn held(&self) -> MutexGuard<'_, HashMap<String, HashSet<String>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_held(&self, url: &str, messages: &[Message]) {
+        let receipts = messages
+            .iter()
+            .filter_map(|message| message.receipt_handle.clone());
+        self.held()
+            .entry(url.to_owned())
+            .or_default()
+            .extend(receipts);
+    }
+
+    fn no_longer_held(&self, receipt: &str) {
+        for receipts in self.held().values_mut() {
+            receipts.remove(receipt);
+        }
     }
 
     /// Sends letters to their queue again and deletes each from the dead letters once its send was accepted. A crash
@@ -255,9 +303,16 @@ impl Operator {
         let delete = self.sqs.delete_message().queue_url(url);
         let deleted = delete.receipt_handle(&letter.receipt).send().await;
         deleted
-            .map(drop)
+            .map(|_| self.no_longer_held(&letter.receipt))
             .map_err(|error| self.failed("delete a dead letter", error))
     }
+}
+
+/// How often the worker has received a letter that was received so often, and that this look has received `looks` times.
+/// SQS counts receives "across all queues" (ReceiveMessage, `ApproximateReceiveCount`), so that every look at a dead letter
+/// counts; what a worker gave up it has received exactly as often as the queue allows.
+fn workers_receives(receives: u32, looks: u32) -> u32 {
+    receives.saturating_sub(looks).min(MAX_RECEIVES)
 }
 
 /// Whether the campaign exists and is the partner's that the letter names, if it names one.
@@ -384,8 +439,8 @@ mod tests {
             .map(|letter| (letter.message_id.as_str(), letter.reason, letter.receives))
             .collect();
         let expected = [
-            ("1", Reason::ExhaustedRetries, 11),
-            ("2", Reason::Unparseable, 11),
+            ("1", Reason::ExhaustedRetries, 9),
+            ("2", Reason::Unparseable, 10),
         ];
         assert_eq!(found, expected);
         assert!(dead.ended && !dead.complete(), "the queue counted three");
@@ -506,6 +561,39 @@ mod tests {
             "{done:?}"
         );
         assert!(requests(&http).is_empty());
+    }
+
+    #[test]
+    fn who_looks_is_not_the_worker() {
+        // Given up after ten receives; then the first look, and the fifth.
+        assert_eq!(workers_receives(11, 1), 10);
+        assert_eq!(workers_receives(15, 1), 10);
+        // Buried by hand: no worker has seen it.
+        assert_eq!(workers_receives(1, 1), 0);
+        assert_eq!(workers_receives(2, 2), 0);
+    }
+
+    #[tokio::test]
+    async fn a_look_that_is_cut_short_lets_go_what_it_held() {
+        let (operator, http) = operator(&[
+            depth(3, 0),
+            received(&[message("1", "garbage"), message("2", "garbage")]),
+            (403, json!({"__type": "AccessDenied", "message": "no"})),
+            (200, json!({})),
+            (200, json!({})),
+        ]);
+        let cut_short = operator.hold_dead_letters(Queue::Claims, 100).await;
+        assert!(cut_short.is_err());
+        operator.let_all_go().await;
+        let sent = requests(&http);
+        let mut freed: Vec<_> = sent[3..]
+            .iter()
+            .map(|(_, body)| body["ReceiptHandle"].as_str())
+            .collect();
+        freed.sort_unstable();
+        assert_eq!(freed, [Some("receipt-1"), Some("receipt-2")]);
+        operator.let_all_go().await;
+        assert_eq!(requests(&http).len(), 5, "each once");
     }
 
     #[tokio::test]

@@ -93,10 +93,15 @@ impl Operator {
         since: Timestamp,
     ) -> Result<Vec<LogLine>, OperatorError> {
         const OPERATION: &str = "query the logs";
+        let groups = self.log_groups().await?;
+        // A query over no log group is refused, and nothing was logged that it could find.
+        if groups.is_empty() {
+            return Ok(Vec::new());
+        }
         let started = self
             .logs
             .start_query()
-            .set_log_group_names(Some(self.log_groups().await?))
+            .set_log_group_names(Some(groups))
             .start_time(since.epoch_seconds())
             .end_time(super::now().epoch_seconds() + 60)
             .query_string(follow_query(claim))
@@ -114,7 +119,8 @@ impl Operator {
                 Some(QueryStatus::Running | QueryStatus::Scheduled) => sleep(QUERY_PAUSE).await,
                 Some(QueryStatus::Complete) => {
                     let rows = found.results.unwrap_or_default();
-                    return Ok(rows.into_iter().map(|row| line(&row)).collect());
+                    let lines = rows.into_iter().map(|row| line(&row));
+                    return Ok(lines.filter(|line| names(&line.text, claim)).collect());
                 }
                 status => {
                     return Err(OperatorError::Call {
@@ -132,12 +138,21 @@ impl Operator {
 }
 
 /// The query that finds a claim's way (docs/runbook.md). An id is letters, digits and `._:-`: only the dot means something
-/// to an expression.
+/// to an expression. What stands on either side must not go on with it, or `x-1` would find `x-10`; a line is a JSON object,
+/// so that there is always something on either side.
 pub fn follow_query(claim: &ClaimId) -> String {
     let id = claim.as_str().replace('.', "\\.");
+    let end = "[^A-Za-z0-9._:-]";
     format!(
-        "fields @timestamp, @log, @message | filter @message like /{id}/ | sort @timestamp asc | limit 1000"
+        "fields @timestamp, @log, @message | filter @message like /{end}{id}{end}/ | sort @timestamp asc | limit 1000"
     )
+}
+
+/// Whether the line holds exactly this id, and not only a longer one that contains it.
+fn names(text: &str, claim: &ClaimId) -> bool {
+    let goes_on = |c: char| c.is_ascii_alphanumeric() || "._:-".contains(c);
+    text.split(|c| !goes_on(c))
+        .any(|word| word == claim.as_str())
 }
 
 fn line(row: &[aws_sdk_cloudwatchlogs::types::ResultField]) -> LogLine {
@@ -163,12 +178,76 @@ fn function_of(group: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::super::testing::operator;
     use super::*;
+    use crate::aws::replay::requests;
 
     #[test]
     fn a_claims_id_is_no_expression() {
         let query = follow_query(&ClaimId::new("a.b:c-1").unwrap());
-        assert!(query.contains(r"like /a\.b:c-1/"), "{query}");
+        let expression = r"like /[^A-Za-z0-9._:-]a\.b:c-1[^A-Za-z0-9._:-]/ |";
+        assert!(query.contains(expression), "{query}");
+    }
+
+    fn found(id: &str, text: &str) -> bool {
+        names(text, &ClaimId::new(id).unwrap())
+    }
+
+    #[test]
+    fn a_line_about_a_longer_id_is_not_about_this_claim() {
+        for text in [
+            r#"{"fields":{"claim.id":"x-1"}}"#,
+            r#"{"fields":{"claims.issued":"x-10 x-1@1-ab"}}"#,
+            r#"{"fields":{"job.subject":"sent: y x-1; gone: z"}}"#,
+        ] {
+            assert!(found("x-1", text), "{text}");
+        }
+        for longer in ["x-10", "ax-1", "x-1.5", "x-1:2", "x-1-", "_x-1"] {
+            let text = format!(r#"{{"fields":{{"claims.issued":"{longer}@1-ab"}}}}"#);
+            assert!(!found("x-1", &text), "{longer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_lines_about_exactly_the_claim_are_told() {
+        let row = |text: &str| {
+            json!([
+                {"field": "@timestamp", "value": "2026-11-01 09:00:00.123"},
+                {"field": "@log", "value": "0:/aws/lambda/firstcome/claim"},
+                {"field": "@message", "value": text},
+            ])
+        };
+        let groups = |names: &[&str]| {
+            let groups: Vec<_> = names
+                .iter()
+                .map(|name| json!({"logGroupName": name}))
+                .collect();
+            (200, json!({"logGroups": groups}))
+        };
+        let (operator, _) = operator(&[
+            groups(&["/aws/lambda/firstcome/claim"]),
+            groups(&[]),
+            (200, json!({"queryId": "q"})),
+            (
+                200,
+                json!({"status": "Complete", "results": [row(r#"{"claim.id":"x-10"}"#), row(r#"{"claim.id":"x-1"}"#)]}),
+            ),
+        ]);
+        let claim = ClaimId::new("x-1").unwrap();
+        let lines = operator.follow(&claim, Timestamp::EPOCH).await.unwrap();
+        let texts: Vec<_> = lines.iter().map(|line| line.text.as_str()).collect();
+        assert_eq!(texts, [r#"{"claim.id":"x-1"}"#]);
+    }
+
+    #[tokio::test]
+    async fn without_a_log_group_no_query_is_asked() {
+        let nothing = || (200, json!({"logGroups": []}));
+        let (operator, http) = operator(&[nothing(), nothing()]);
+        let claim = ClaimId::new("x-1").unwrap();
+        assert_eq!(operator.follow(&claim, Timestamp::EPOCH).await.unwrap(), []);
+        assert_eq!(requests(&http).len(), 2);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::{
 use ulid::Ulid;
 
 use super::{Item, Operator, OperatorError, now, text};
-use crate::{ApiKey, PartnerId, Scope, Timestamp};
+use crate::{ApiKey, InvalidValue, PartnerId, Scope, Timestamp};
 
 /// A new partner and the one time its key is seen. No `Debug`: it holds the key.
 pub struct NewPartner {
@@ -43,11 +43,45 @@ pub struct StoredPartner {
     pub created_at: Timestamp,
 }
 
+/// The most characters of a partner's name.
+const MAX_NAME: usize = 200;
+
+/// What people may call a partner: the text without the spaces around it.
+///
+/// # Errors
+/// [`InvalidValue`] if it is empty, too long, or holds what a terminal would not show.
+pub fn partner_name(text: &str) -> Result<&str, InvalidValue> {
+    let name = text.trim();
+    let fits = (1..=MAX_NAME).contains(&name.chars().count()) && !name.chars().any(is_invisible);
+    fits.then_some(name).ok_or(InvalidValue {
+        field: "name",
+        expected: "1 to 200 characters, none of them a control character",
+    })
+}
+
+/// When a key may end: not before it begins.
+///
+/// # Errors
+/// [`InvalidValue`] if that is past.
+pub fn key_end(end: Option<Timestamp>, now: Timestamp) -> Result<Option<Timestamp>, InvalidValue> {
+    let past = end.is_some_and(|end| end <= now);
+    (!past).then_some(end).ok_or(InvalidValue {
+        field: "expiresAt",
+        expected: "in the future",
+    })
+}
+
+/// Whether a terminal obeys the character instead of showing it: control characters, and those that begin another line or
+/// turn the direction of what follows (Unicode Standard Annex 9).
+pub fn is_invisible(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 impl Operator {
     /// Creates a partner with one key.
     ///
     /// # Errors
-    /// [`OperatorError`] if randomness or the call fails.
+    /// [`OperatorError`] if the name or the key's end is none, or randomness or the call fails.
     pub async fn create_partner(
         &self,
         name: &str,
@@ -55,6 +89,7 @@ impl Operator {
         expires_at: Option<Timestamp>,
     ) -> Result<NewPartner, OperatorError> {
         let now = now();
+        let (name, expires_at) = (partner_name(name)?, key_end(expires_at, now)?);
         let id = Ulid::from_parts(now.millis().unsigned_abs(), random_u128()?);
         let partner_id = PartnerId::new(id.to_string())?;
         let (key, key_item) = new_key(&partner_id, scopes, expires_at)?;
@@ -98,13 +133,14 @@ impl Operator {
     /// Gives a partner one more key; those it has stay good until they are revoked or expire.
     ///
     /// # Errors
-    /// [`OperatorError`] if there is no such partner, or randomness or a call fails.
+    /// [`OperatorError`] if there is no such partner, the key's end is past, or randomness or a call fails.
     pub async fn add_key(
         &self,
         partner: &PartnerId,
         scopes: &[Scope],
         expires_at: Option<Timestamp>,
     ) -> Result<NewPartner, OperatorError> {
+        let expires_at = key_end(expires_at, now())?;
         let found = self
             .find_item(&self.stack.partners_table, "PARTNER", partner.as_str())
             .await?;
@@ -288,7 +324,56 @@ fn stored_key(item: &Item) -> Result<StoredKey, OperatorError> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::super::testing::operator;
     use super::*;
+    use crate::aws::replay::requests;
+
+    #[test]
+    fn a_name_can_be_read_aloud() {
+        assert_eq!(partner_name("  Acme & Söhne "), Ok("Acme & Söhne"));
+        assert_eq!(partner_name("家族 👨‍👩‍👧"), Ok("家族 👨‍👩‍👧"));
+        let long = "n".repeat(201);
+        for bad in [
+            "",
+            "  ",
+            "a\nb",
+            "a\u{1b}[2Jb",
+            "a\u{9b}b",
+            "a\u{202e}b",
+            &long,
+        ] {
+            assert!(partner_name(bad).is_err(), "{bad:?}");
+        }
+        assert!(partner_name(&long[1..]).is_ok());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_stored_of_a_partner_without_a_name_or_of_a_key_that_has_ended() {
+        let (operator, http) = operator(&[]);
+        let ended = Some(now().plus_seconds(-1));
+        let acme = PartnerId::new("acme").unwrap();
+        let unnamed = operator.create_partner(" ", &Scope::ALL, None).await;
+        let past = operator.create_partner("Acme", &Scope::ALL, ended).await;
+        let rotated = operator.add_key(&acme, &Scope::ALL, ended).await;
+        for refused in [unnamed, past, rotated] {
+            assert!(matches!(
+                refused.err(),
+                Some(OperatorError::InvalidValue(_))
+            ));
+        }
+        assert!(requests(&http).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_key_that_ends_later_is_stored() {
+        let (operator, http) = operator(&[(200, json!({}))]);
+        let later = Some(now().plus_seconds(60));
+        let made = operator.create_partner("Acme", &Scope::ALL, later).await;
+        assert!(made.is_ok());
+        assert_eq!(requests(&http)[0].0, "TransactWriteItems");
+    }
 
     #[test]
     fn a_stored_key_holds_a_hash_and_not_the_secret() {
