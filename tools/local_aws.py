@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Starts the local AWS (MiniStack) with its faults mended from outside; tools/stack runs it with .venv/emulator/bin/python.
 
-Each mend is one function whose first line says what it changes and why. They know one version of MiniStack, hold none of
-its code, and refuse to start when that version is not what is installed. LOCAL_AWS_UNMENDED=1 starts it as it comes.
+Each mend is one function whose first line says what is wrong and what it does about it. The mends replace or wrap functions of one version
+of MiniStack and hold none of its code; another version, or a function that is not as they know it, is refused.
+LOCAL_AWS_UNMENDED=1 starts MiniStack as it comes.
 """
 
 import asyncio
 import contextvars
 import functools
+import gc
 import importlib
 import importlib.metadata
 import inspect
@@ -21,6 +23,7 @@ import socketserver
 import sys
 import threading
 import time
+import uuid
 
 PINNED = "1.5.33"
 
@@ -29,66 +32,69 @@ class Refused(Exception):
     """Why the local AWS is not started, in one line."""
 
 
-# ── Holding the emulator to what the mends expect ──
+# ── What the mends expect ──
 
 
 def check_version(found):
     """The mends reach into internals, which another version may have moved: no other is started."""
     if found != PINNED:
-        raise Refused(f"ministack {found} is installed, and tools/local_aws.py mends {PINNED} only: look through its mends first")
+        raise Refused(
+            f"ministack {found} is installed, but tools/local_aws.py mends {PINNED} only: "
+            "review its mends first, or start without them by LOCAL_AWS_UNMENDED=1"
+        )
 
 
 def module(name):
+    """A module of the emulator."""
     return importlib.import_module(f"ministack.{name}")
 
 
 def expected(owner, name, parameters):
-    """The function `name` of a module or class of the emulator; refuses when it, or its parameters, are not as expected."""
+    """The function `name` of a module or class. Refuses when it is missing or takes other parameters than expected."""
     found = getattr(owner, name, None)
     if not callable(found) or ", ".join(inspect.signature(found).parameters) != parameters:
-        where = getattr(owner, "__qualname__", owner.__name__)
-        raise Refused(f"ministack {PINNED} has no {where}.{name}({parameters}): look through the mends in tools/local_aws.py")
+        raise Refused(f"{owner.__name__} has no {name}({parameters}): review the mends in tools/local_aws.py")
     return found
 
 
 def present(owner, *names):
-    """Refuses when something that a mend only uses is missing."""
+    """`owner`, which must have all of these names."""
     for name in names:
         if not hasattr(owner, name):
-            raise Refused(f"ministack {PINNED} has no {owner.__name__}.{name}: look through the mends in tools/local_aws.py")
+            raise Refused(f"{owner.__name__} has no {name}: review the mends in tools/local_aws.py")
     return owner
+
+
+class Overlay:
+    """A module as one of the emulator's modules sees it: itself, with some names replaced."""
+
+    def __init__(self, original, **replaced):
+        self.__dict__.update(replaced)
+        self._original = original
+
+    def __getattr__(self, name):
+        return getattr(self._original, name)
 
 
 # ── Invocations ──
 
 
 def answer_functions_at_once():
-    """The Runtime API sends headers and body apart, and Nagle's algorithm holds the body back for 40 ms: sends both at once."""
+    """The Runtime API sends headers and body apart, and Nagle's algorithm holds the body back for 40 ms: sends both together."""
     socketserver.StreamRequestHandler.disable_nagle_algorithm = True
-    socketserver.StreamRequestHandler.wbufsize = -1  # buffered; http.server flushes after every response
+    socketserver.StreamRequestHandler.wbufsize = -1  # buffered: http.server flushes once, after the response
 
 
 def reuse_threads():
-    """Every invocation starts a thread, and the event loop stands still until that thread runs: hands it to an idle one."""
+    """The event loop starts a thread for every invocation and stands still until it runs: hands the work to an idle thread."""
     concurrency = module("core.concurrency")
     expected(concurrency, "run_reentrant", "fn, args, thread_name")
     expected(concurrency, "spawn_background", "fn, args, thread_name, kwargs")
-    concurrency.threading = _Module(threading, Thread=_Task)
+    concurrency.threading = Overlay(threading, Thread=ReusedThread)
 
 
-class _Module:
-    """A module as one of the emulator's modules sees it, with names of its own in front."""
-
-    def __init__(self, module, **names):
-        self.__dict__.update(names)
-        self._module = module
-
-    def __getattr__(self, name):
-        return getattr(self._module, name)
-
-
-class _Task:
-    """What core/concurrency.py knows of a thread; it runs on the thread that fell idle last, or on a new one."""
+class ReusedThread:
+    """What core/concurrency.py needs of a thread. Runs on the thread that became idle last; starts one only if none is idle."""
 
     idle = []
 
@@ -111,7 +117,7 @@ class _Task:
                 task.target()
             finally:
                 task.ended.set()
-                del task
+            del task  # an idle thread keeps nothing alive
             cls.idle.append(tasks)
 
     def join(self, timeout=None):
@@ -121,28 +127,28 @@ class _Task:
         return not self.ended.is_set()
 
 
-def let_idle_environments_sleep():
-    """Each idle environment wakes twenty times a second to ask for work or for its end: sleeps until there is some."""
-    runtime = module("core.lambda_runtime")
-    worker = runtime.ProvidedWorker
-    build = expected(worker, "_build_handler_class", "self, generation, pending")
-    worker._build_handler_class = lambda self, generation, pending: build(self, generation, _Patient(pending))
+def let_environments_sleep():
+    """Every environment wakes some twenty times a second to look for work, its end and its process: sleeps until there is some."""
+    runtime = present(module("core.lambda_runtime"), "_PROVIDED_POLL")
+    build = expected(runtime.ProvidedWorker, "_build_handler_class", "self, generation, pending")
     serve, shutdown = socketserver.BaseServer.serve_forever, socketserver.BaseServer.shutdown
 
     def stop(server):
         server._BaseServer__shutdown_request = True
         try:
-            socket.create_connection(server.server_address, timeout=1).close()  # what it sleeps on
+            socket.create_connection(server.server_address, timeout=1).close()  # wakes the server, which waits for connections only
         except OSError:
             pass
         shutdown(server)
 
-    socketserver.BaseServer.serve_forever = lambda self, poll_interval=None: serve(self, None)
+    runtime._PROVIDED_POLL = 0.5  # seconds between looks at the process of a running invocation; its answer is noticed at once
+    runtime.ProvidedWorker._build_handler_class = lambda self, generation, pending: build(self, generation, PatientQueue(pending))
+    socketserver.BaseServer.serve_forever = lambda server, poll_interval=None: serve(server, None)
     socketserver.BaseServer.shutdown = stop
 
 
-class _Patient:
-    """The queue of an environment's next invocation. One that is shut down looks up within seconds; its process is gone by then."""
+class PatientQueue:
+    """The next invocation of an environment. Who waits for it notices the end of the environment within seconds, not at once."""
 
     def __init__(self, pending):
         self.pending = pending
@@ -152,34 +158,33 @@ class _Patient:
 
 
 def read_logs_without_waiting():
-    """After every invocation its thread and its share of the concurrency wait 5 to 50 ms for log lines that are there: reads them."""
-    runtime = module("core.lambda_runtime")
-    worker = runtime.ProvidedWorker
+    """An invocation keeps its thread and its concurrency 5 to 50 ms longer to wait for log lines: reads what is in the pipe already."""
+    worker = module("core.lambda_runtime").ProvidedWorker
     expected(worker, "_pump_output", "self, stream, log_queue")
     expected(worker, "_drain_stderr_bounded", "self, first_line_wait, idle_confirm, hard_cap")
-    expected(worker, "_drain_stderr", "self")
+    drain_queue = expected(worker, "_drain_stderr", "self")
 
     def pump(self, stream, log_queue):
-        self.output = _Output(stream, log_queue)
+        self.output = Output(stream, log_queue)
         self.output.pump()
 
     def drain(self, first_line_wait=0, idle_confirm=0, hard_cap=0):
         if output := getattr(self, "output", None):
             output.read()
-        return self._drain_stderr()
+        return drain_queue(self)
 
     worker._pump_output, worker._drain_stderr_bounded = pump, drain
 
 
-class _Output:
-    """What a function writes. What it wrote before its answer is in the pipe when the answer comes: no need to wait for it."""
+class Output:
+    """What a function writes. All that it wrote before its answer is in the pipe when the answer arrives."""
 
     def __init__(self, stream, lines):
         self.stream, self.lines, self.rest, self.lock = stream, lines, b"", threading.Lock()
         os.set_blocking(stream.fileno(), False)
 
     def read(self):
-        """Takes over what there is. False at the end of the stream."""
+        """Moves what is in the pipe into the queue of lines. Returns whether more may come."""
         with self.lock:
             while not self.stream.closed:
                 try:
@@ -194,82 +199,87 @@ class _Output:
             return False
 
     def keep(self, line):
-        if self.lines.full():  # the oldest goes; the function must not wait for a reader
+        if self.lines.full():  # the oldest line goes: the function must never wait for a reader
             self.lines.get_nowait()
         self.lines.put_nowait(line)
 
     def pump(self):
-        """Keeps the pipe from filling between invocations; a moment's sleep leaves most lines to the invocation that wrote them."""
+        """Keeps the pipe from filling up. The pause leaves most lines to the invocation that wrote them."""
         waiting = select.poll()
         waiting.register(self.stream.fileno(), select.POLLIN)
-        while True:
+        more = True
+        while more:
             waiting.poll()
             time.sleep(0.02)
-            if not self.read():
-                return
+            more = self.read()
 
 
-def share_concurrency_as_aws_does():
-    """Reserved concurrency is ignored for versions and aliases, and nobody is kept out of it: caps the function, and keeps the others out.
+# ── Concurrency ──
 
-    "When a function has reserved concurrency, no other function can use that concurrency", and it holds for all its
-    versions together: https://docs.aws.amazon.com/lambda/latest/dg/configuration-concurrency.html
+
+def reserve_concurrency():
+    """Reserved concurrency binds neither versions nor aliases and keeps nobody else out: does both, as AWS does.
+
+    "When a function has reserved concurrency, no other function can use that concurrency", and its versions share it:
+    https://docs.aws.amazon.com/lambda/latest/dg/configuration-concurrency.html
     """
     functions = module("services.lambda_svc")
     present(functions, "_functions", "_inflight", "_inflight_lock", "_inflight_total", "_ACCOUNT_CONCURRENCY_CAP")
     key_of = expected(functions, "_inflight_key", "config")
-    own = expected(functions, "_reserved_concurrency", "func, config")
+    reservation = expected(functions, "_reserved_concurrency", "func, config")
     expected(functions, "_acquire_execution_slot", "func, config")
 
     def reserved(func, config):
-        return own(functions._functions.get(config.get("FunctionName")) or func, config)
+        return reservation(functions._functions.get(config.get("FunctionName")) or func, config)
 
     def acquire(func, config):
         key, limit = key_of(config), reserved(func, config)
-        shares = {key_of(other["config"]): share for other in functions._functions.values() if (share := own(other, {})) is not None}
+        records = functions._functions.values()
+        shares = {key_of(record["config"]): share for record in records if (share := reservation(record, {})) is not None}
         with functions._inflight_lock:
+            running = functions._inflight
             if limit is not None:
-                if functions._inflight.get(key, 0) >= limit:
+                if running.get(key, 0) >= limit:
                     return None, "function"
             elif functions._ACCOUNT_CONCURRENCY_CAP > 0:
-                taken = sum(count for other, count in functions._inflight.items() if other not in shares)
-                if taken >= functions._ACCOUNT_CONCURRENCY_CAP - sum(shares.values()):
+                unreserved = sum(count for other, count in running.items() if other not in shares)
+                if unreserved >= functions._ACCOUNT_CONCURRENCY_CAP - sum(shares.values()):
                     return None, "account"
-            functions._inflight[key] = functions._inflight.get(key, 0) + 1
+            running[key] = running.get(key, 0) + 1
             functions._inflight_total += 1
         return key, None
 
     functions._reserved_concurrency, functions._acquire_execution_slot = reserved, acquire
 
 
-def reserve_concurrency_from_templates():
-    """CloudFormation accepts ReservedConcurrentExecutions and drops it: sets it on the function."""
-    functions = module("services.lambda_svc")
-    provisioners = module("services.cloudformation.provisioners")
+def reserve_concurrency_by_template():
+    """CloudFormation ignores ReservedConcurrentExecutions: sets it on the function, and on an update only if it has changed."""
+    functions = present(module("services.lambda_svc"), "_functions")
+    provisioners = present(module("services.cloudformation.provisioners"), "_RESOURCE_HANDLERS")
     create = expected(provisioners, "_lambda_create", "logical_id, props, stack_name")
     update = expected(provisioners, "_lambda_update", "physical_id, old_props, new_props, stack_name, logical_id")
-    handlers = present(provisioners, "_RESOURCE_HANDLERS")._RESOURCE_HANDLERS["AWS::Lambda::Function"]
+    name = "ReservedConcurrentExecutions"
 
-    def reserve(made, props):
-        share = props.get("ReservedConcurrentExecutions")
+    def reserve(made, share):
         functions._functions[made[0]]["concurrency"] = None if share is None else int(share)
         return made
 
-    handlers["create"] = lambda logical_id, props, stack_name: reserve(create(logical_id, props, stack_name), props)
-    handlers["update"] = lambda physical_id, old_props, new_props, stack_name, logical_id=None: reserve(
-        update(physical_id, old_props, new_props, stack_name, logical_id), new_props
-    )
+    def create_reserved(logical_id, props, stack_name):
+        return reserve(create(logical_id, props, stack_name), props.get(name))
+
+    def update_reserved(physical_id, old_props, new_props, stack_name, logical_id=None):
+        made = update(physical_id, old_props, new_props, stack_name, logical_id)
+        kept = old_props.get(name) == new_props.get(name) and functions._functions[made[0]]["concurrency"] is not None
+        return made if kept else reserve(made, new_props.get(name))
+
+    provisioners._RESOURCE_HANDLERS["AWS::Lambda::Function"].update(create=create_reserved, update=update_reserved)
 
 
-# ── Event sources ──
-
-PAYLOAD = 6 * 1024 * 1024  # of a synchronous invocation: https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
-RECORD = 1024  # what a message adds to the event beside its body and attributes, rounded up
-_polled = threading.local()
+# ── Queues and their event sources ──
 
 
 def keep_every_message():
-    """A message sent while the poller rewrites its queue is lost: lets one thread at a time at the queues."""
+    """A message that is sent while the poller rewrites the queue is lost: lets only one thread at a time at the queues."""
     queues, topics, events = module("services.sqs"), module("services.sns"), module("services.eventbridge")
     present(queues, "_HANDLERS", "_queues_lock")
     queues._queues_lock = lock = threading.RLock()
@@ -282,102 +292,112 @@ def keep_every_message():
 
         return call
 
+    parameters_to_sqs = "endpoint, envelope, raw, raw_message, message_group_id, message_dedup_id, message_attributes, topic_arn"
     for owner, name, parameters in (
         (queues, "_expire_retained", "q"),
         (queues, "_dlq_sweep", "q"),
         (queues, "_collect_msgs", "q, max_n, vis_timeout"),
-        (topics, "_deliver_to_sqs", "endpoint, envelope, raw, raw_message, message_group_id, message_dedup_id, message_attributes, topic_arn"),
+        (topics, "_deliver_to_sqs", parameters_to_sqs),
         (events, "_dispatch_to_sqs", "spec, payload, sqs_parameters"),
     ):
         setattr(owner, name, guarded(expected(owner, name, parameters)))
     for action, handler in queues._HANDLERS.items():
-        if not inspect.iscoroutinefunction(handler):  # ReceiveMessage waits between its calls of the three above
+        if not inspect.iscoroutinefunction(handler):  # ReceiveMessage is one: it waits between calls of the first three
             queues._HANDLERS[action] = guarded(handler)
 
 
+# https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html: what a synchronous invocation may carry.
+PAYLOAD_BYTES = 6 * 1024 * 1024
+# What a message adds to the event beside its body and its attributes, rounded up.
+RECORD_BYTES = 1024
+
+
 def fill_batches():
-    """A batch holds ten messages at most and knows no batching window: fills it up to BatchSize, the window or 6 MB."""
+    """A batch holds ten messages at most, and there is no batching window: fills batches up to BatchSize, window or 6 MB."""
     functions, queues = module("services.lambda_svc"), module("services.sqs")
     mappings = expected(functions, "_iter_all_esms", "")
     receive = expected(queues, "_receive_messages_for_esm", "queue_url, max_number")
-    present(queues, "_queues_lock", "_get_q", "_expire_retained", "_dlq_sweep", "_collect_msgs")
     present(functions, "_esm_wake")
-    gathered = {}
+    present(queues, "_queues_lock", "_get_q", "_expire_retained", "_dlq_sweep", "_collect_msgs")
+    polled, gathered = threading.local(), {}
 
     def each_mapping():
         for account, region, mapping in mappings():
-            _polled.mapping = mapping
+            polled.mapping = mapping
             yield account, region, mapping
 
     def receive_batch(queue_url, max_number):
-        if queues._get_q(queue_url)["is_fifo"]:  # ten messages and no window are AWS's own rule there
+        if queues._get_q(queue_url)["is_fifo"]:  # ten messages and no window are AWS's own rule for these
             return receive(queue_url, max_number)
-        mapping = _polled.mapping
+        mapping = polled.mapping
         window = int(mapping.get("MaximumBatchingWindowInSeconds") or 0)
-        batch = gathered.setdefault(mapping["UUID"], _Batch(int(max_number)))
-        batch.add(queues, queue_url)
-        if window and batch.messages and not batch.full and batch.age() < window:
-            batch.call_after(window, functions._esm_wake.set)
-            return []
-        del gathered[mapping["UUID"]]
-        return batch.standing()
+        batch = gathered.setdefault(mapping["UUID"], Batch(int(max_number)))
+        batch.take(queues, queue_url)
+        if batch.messages and batch.is_due(window):
+            return gathered.pop(mapping["UUID"]).still_held()
+        if batch.messages:
+            batch.call_when_due(window, functions._esm_wake.set)
+        return []
 
     functions._iter_all_esms, queues._receive_messages_for_esm = each_mapping, receive_batch
 
 
-class _Batch:
-    """Messages of one invocation to be. They are in flight from the moment they are taken, as those that AWS gathers are."""
+class Batch:
+    """Messages of one future invocation. They are in flight from the moment they are taken, like those that AWS gathers."""
 
     def __init__(self, size):
         self.size, self.messages, self.bytes, self.full = size, [], 0, False
         self.since = self.timer = None
 
-    def add(self, queues, queue_url):
+    def take(self, queues, queue_url):
+        """Takes as many visible messages as still fit."""
         with queues._queues_lock:
-            queue = queues._get_q(queue_url)
-            queues._expire_retained(queue)
-            queues._dlq_sweep(queue)
-            fitting = self.fitting(queue["messages"])
-            taken = queues._collect_msgs(queue, fitting, int(queue["attributes"].get("VisibilityTimeout", "30")))
+            source = queues._get_q(queue_url)
+            queues._expire_retained(source)
+            queues._dlq_sweep(source)
+            fitting = self.count_fitting(source["messages"])
+            taken = queues._collect_msgs(source, fitting, int(source["attributes"].get("VisibilityTimeout", "30")))
         self.messages += [(message, message["receipt_handle"]) for message in taken]
         self.full = self.full or len(self.messages) >= self.size
         if self.since is None and self.messages:
             self.since = time.monotonic()
 
-    def fitting(self, messages):
-        """How many of the visible messages, in their order, still go into the batch; one always does."""
+    def count_fitting(self, messages):
+        """How many visible messages, in their order, still fit into the event. An empty batch has room for any one message."""
         count, now = 0, time.time()
         for message in messages:
+            if len(self.messages) + count >= self.size:
+                break
             if message.get("visible_at", 0) > now:
                 continue
-            needed = RECORD + len(json.dumps([message.get("body"), message.get("message_attributes")]))
-            if len(self.messages) + count >= self.size or (self.messages or count) and self.bytes + needed > PAYLOAD:
+            needed = RECORD_BYTES + len(json.dumps([message.get("body"), message.get("message_attributes")]))
+            if self.bytes + needed > PAYLOAD_BYTES and (self.messages or count):
                 self.full = True
                 break
             count, self.bytes = count + 1, self.bytes + needed
         return count
 
-    def age(self):
-        return time.monotonic() - self.since
+    def is_due(self, window):
+        return self.full or time.monotonic() - self.since >= window
 
-    def call_after(self, window, wake):
+    def call_when_due(self, window, wake):
         if not self.timer:
-            self.timer = threading.Timer(window - self.age(), wake)
+            self.timer = threading.Timer(self.since + window - time.monotonic(), wake)
             self.timer.daemon = True
             self.timer.start()
 
-    def standing(self):
-        """Without those that became visible meanwhile, or were received by somebody else since."""
+    def still_held(self):
+        """The messages without those that became visible again, or were received by somebody else, in the meantime."""
         now = time.time()
         return [message for message, receipt in self.messages if message["receipt_handle"] == receipt and message["visible_at"] > now]
 
 
-_retry_until = contextvars.ContextVar("when the messages of the batch become visible again", default=None)
-PAUSES = (0.025, 0.4)  # seconds: the first pause before a throttled batch is tried again, and the longest
+# The first and the longest pause, in seconds, before a throttled batch is tried again.
+PAUSES = (0.025, 0.4)
 
 
 def retry_throttled_batches():
-    """A batch that finds no concurrency waits out its visibility time-out: tries again until then, as AWS's pollers do.
+    """A batch that finds no concurrency left waits out its visibility timeout: tries again until then, as AWS's pollers do.
 
     "Lambda continues to retry the message until the message's timestamp exceeds your queue's visibility timeout":
     https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
@@ -385,16 +405,18 @@ def retry_throttled_batches():
     functions = module("services.lambda_svc")
     execute = expected(functions, "_execute_function", "func, event")
     run = expected(functions, "_run_sqs_batch", "esm, func_rec, event, batch, queue_url, queue_name")
+    visible_again = contextvars.ContextVar("when the messages of the batch become visible again", default=None)
 
     def run_batch(esm, func_rec, event, batch, queue_url, queue_name):
-        token = _retry_until.set(min(message["visible_at"] for message in batch))
+        token = visible_again.set(min(message["visible_at"] for message in batch))
         try:
             return run(esm, func_rec, event, batch, queue_url, queue_name)
         finally:
-            _retry_until.reset(token)
+            visible_again.reset(token)
 
     def execute_again(func, event):
-        result, until, (pause, longest) = execute(func, event), _retry_until.get(), PAUSES
+        until, (pause, longest) = visible_again.get(), PAUSES
+        result = execute(func, event)
         while until and result.get("throttle") and time.time() + pause < until:
             time.sleep(random.uniform(pause / 2, pause))
             result, pause = execute(func, event), min(2 * pause, longest)
@@ -418,18 +440,18 @@ def check_conditions_once():
 
     @functools.lru_cache(4096)
     def checked(expr, slot):
-        """The tokens of an expression without fault; None when there is one, or when BETWEEN makes the verdict depend on values."""
+        """The tokens of a faultless expression. None if it has a fault, or has BETWEEN, whose check needs the values."""
         tokens = tokenize(expr)
-        if redundant(tokens, slot) or reserved(tokens) or syntax_error(expr, slot) or any(token[1].upper() == "BETWEEN" for token in tokens):
-            return None
-        return tuple(tokens)
+        between = any(text.upper() == "BETWEEN" for _, text in tokens)
+        faulty = redundant(tokens, slot) or reserved(tokens) or syntax_error(expr, slot)
+        return None if between or faulty else tuple(tokens)
 
     def evaluate_checked(expr, item, attr_values, attr_names, slot="ConditionExpression"):
         tokens = checked(expr, slot) if expr and expr.strip() else None
         if tokens:
             try:
                 return tables._ExprEval(tokens, item, attr_values, attr_names).evaluate()
-            except Exception:  # the emulator's own words for it are in what follows
+            except Exception:  # what follows says it in the emulator's words
                 pass
         return evaluate(expr, item, attr_values, attr_names, slot)
 
@@ -440,46 +462,94 @@ def check_conditions_once():
 # ── WebSockets ──
 
 
-def let_idle_sockets_sleep():
+def let_sockets_sleep():
     """Every open WebSocket wakes twice a second to see whether it is closed: sleeps until a message or its end comes."""
-    gateway = module("services.apigateway")
+    gateway = present(module("services.apigateway"), "asyncio", "_ws_connections")
     expected(gateway, "handle_websocket", "scope, receive, send, api_id, path_override")
-    present(gateway, "asyncio", "_ws_connections")
 
-    async def wait_for(waiting, timeout):  # the only one there is waits for an outbox, whose end is a message too
-        return await waiting
+    async def wait_for(message, timeout):  # only called to wait for the outbox of a socket, whose end is a message too
+        return await message
 
-    gateway.asyncio, gateway._ws_connections = _Module(asyncio, wait_for=wait_for), _Connections(gateway._ws_connections)
+    gateway.asyncio, gateway._ws_connections = Overlay(asyncio, wait_for=wait_for), Connections(gateway._ws_connections)
 
 
-class _Connections(dict):
-    """The open connections. What closes one puts the end into its outbox: None."""
+class Connections(dict):
+    """The open connections. What closes one also ends its outbox, with None."""
 
     def __setitem__(self, connection, record):
-        closed, outbox, close = record["close_event"], record["outbox"], record["close_event"].set
+        outbox, close = record["outbox"], record["close_event"].set
 
-        def set_and_end():
+        def close_and_end():
             close()
             outbox.put_nowait(None)
 
-        closed.set = set_and_end
+        record["close_event"].set = close_and_end
         super().__setitem__(connection, record)
 
 
-# ── Start ──
+# ── The process ──
+
+
+def serve_http_in_c():
+    """Half of all work is HTTP in Python (hypercorn, h11): serves with uvicorn on httptools and uvloop, which are written in C."""
+    import uvicorn
+    import uvloop
+
+    server = importlib.import_module("hypercorn.asyncio")
+    serve_in_python = expected(server, "serve", "app, config, shutdown_trigger, mode")
+
+    async def serve(app, config):
+        if config.certfile or len(config.bind) != 1:
+            return await serve_in_python(app, config)
+        host, port = config.bind[0].rsplit(":", 1)
+        settings = {
+            "http": "httptools",
+            "ws": "wsproto",
+            "ws_ping_interval": None,  # API Gateway does not ping
+            "ws_per_message_deflate": False,
+            "lifespan": "on",
+            "timeout_keep_alive": config.keep_alive_timeout,
+            "timeout_graceful_shutdown": 1,
+            "log_level": config.loglevel.lower(),
+            "access_log": False,
+            "proxy_headers": False,
+            "server_header": False,
+            "date_header": False,  # the emulator sets it
+        }
+        await uvicorn.Server(uvicorn.Config(app, host=host, port=int(port), **settings)).serve()
+
+    server.serve = serve
+    uvloop.install()
+
+
+def keep_the_interpreter():
+    """Each new id asks the kernel and so lets other threads interrupt the event loop, for 5 ms at worst: draws ids, and interrupts shortly."""
+    uuid.uuid4 = lambda: uuid.UUID(int=random.getrandbits(128), version=4)
+    sys.setswitchinterval(0.0005)
+
+
+def collect_garbage_rarely():
+    """The collector walks through all items and log lines again and again, and everything waits: lets it do so rarely."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+
 
 MENDS = (
     answer_functions_at_once,
     reuse_threads,
-    let_idle_environments_sleep,
+    let_environments_sleep,
     read_logs_without_waiting,
-    share_concurrency_as_aws_does,
-    reserve_concurrency_from_templates,
+    reserve_concurrency,
+    reserve_concurrency_by_template,
     keep_every_message,
     fill_batches,
     retry_throttled_batches,
     check_conditions_once,
-    let_idle_sockets_sleep,
+    let_sockets_sleep,
+    serve_http_in_c,
+    keep_the_interpreter,
+    collect_garbage_rarely,
 )
 
 
@@ -489,7 +559,7 @@ def main():
             check_version(importlib.metadata.version("ministack"))
             for mend in MENDS:
                 mend()
-    except (Refused, importlib.metadata.PackageNotFoundError) as refusal:
+    except Refused as refusal:
         sys.exit(f"error: {refusal}")
     module("app").main()
 
