@@ -1,4 +1,5 @@
 # firstcome: every command there is. LOCAL_PORT=n moves the local AWS, so that two checkouts can run side by side.
+# LOCAL_AWS_UNMENDED=1 starts the local AWS without the mends of tools/local_aws.py (README.md).
 LOCAL_PORT ?= 4566
 USERS ?= 1000
 STOCK ?= 300

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Starts the local AWS (MiniStack) with its faults mended from outside; tools/stack runs it with .venv/emulator/bin/python.
 
-Each mend is one function whose first line says what is wrong and what it does about it. The mends replace or wrap functions of one version
-of MiniStack and hold none of its code; another version, or a function that is not as they know it, is refused.
+Each mend is one function whose first line says what is wrong and what it does about it. The mends replace or wrap functions of
+one version of MiniStack and hold none of its code; another version, or a function that is not as they know it, is refused.
 LOCAL_AWS_UNMENDED=1 starts MiniStack as it comes.
 """
 
@@ -158,7 +158,7 @@ class PatientQueue:
 
 
 def read_logs_without_waiting():
-    """An invocation keeps its thread and its concurrency 5 to 50 ms longer to wait for log lines: reads what is in the pipe already."""
+    """After its answer an invocation lasts 5 to 50 ms longer to wait for log lines: reads what is in the pipe already."""
     worker = module("core.lambda_runtime").ProvidedWorker
     expected(worker, "_pump_output", "self, stream, log_queue")
     expected(worker, "_drain_stderr_bounded", "self, first_line_wait, idle_confirm, hard_cap")
@@ -389,7 +389,11 @@ class Batch:
     def still_held(self):
         """The messages without those that became visible again, or were received by somebody else, in the meantime."""
         now = time.time()
-        return [message for message, receipt in self.messages if message["receipt_handle"] == receipt and message["visible_at"] > now]
+
+        def holds(message, receipt):
+            return message["receipt_handle"] == receipt and message["visible_at"] > now
+
+        return [message for message, receipt in self.messages if holds(message, receipt)]
 
 
 # The first and the longest pause, in seconds, before a throttled batch is tried again.
@@ -523,7 +527,7 @@ def serve_http_in_c():
 
 
 def keep_the_interpreter():
-    """Each new id asks the kernel and so lets other threads interrupt the event loop, for 5 ms at worst: draws ids, and interrupts shortly."""
+    """Each new id asks the kernel, which lets other threads interrupt the event loop for 5 ms: draws ids, and makes that shorter."""
     uuid.uuid4 = lambda: uuid.UUID(int=random.getrandbits(128), version=4)
     sys.setswitchinterval(0.0005)
 

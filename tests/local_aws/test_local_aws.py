@@ -406,7 +406,8 @@ class Concurrency(unittest.TestCase):
 
     def test_versions_share_the_reservation_of_their_function(self):
         version, latest = self.add("door", 3), lambda_svc._functions["door"]
-        self.assertEqual(self.take(version, 2) + self.take(latest) + self.take(version) + self.take(latest), [None, None, None, "function", "function"])
+        taken = self.take(version, 2) + self.take(latest) + self.take(version) + self.take(latest)
+        self.assertEqual(taken, [None] * 3 + ["function"] * 2)
 
     def test_a_reserved_function_leaves_the_others_their_share(self):
         door, others = self.add("door", 3), self.add("others")
@@ -681,7 +682,15 @@ class Conditions(unittest.TestCase):
         {"pk": {"N": "5"}, "n": {"S": "5"}, "b": {"B": "YWJj"}, "nothing": {"NULL": True}},
     ]
     NAMES = {"#n": "n", "#pk": "pk", "#m": "m", "#status": "status"}
-    VALUES = {":a": {"S": "a"}, ":b": {"S": "b#"}, ":five": {"N": "5"}, ":fifty": {"N": "50"}, ":x": {"S": "x"}, ":t": {"S": "S"}, ":bin": {"B": "YWI="}}
+    VALUES = {
+        ":a": {"S": "a"},
+        ":b": {"S": "b#"},
+        ":x": {"S": "x"},
+        ":t": {"S": "S"},
+        ":five": {"N": "5"},
+        ":fifty": {"N": "50"},
+        ":bin": {"B": "YWI="},
+    }
     ATOMS = [
         "pk = :a",
         "#n >= :five",
