@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use firstcome_core::{Scope, Timestamp};
+use firstcome_core::{Clock, Scope, SystemClock, Timestamp};
 use firstcome_tests::{Stack, eventually};
 use serde_json::json;
+use tokio::time::sleep;
 
 #[tokio::test]
 async fn a_claim_over_http_is_accepted_then_issued_and_stands() {
@@ -109,9 +110,9 @@ async fn whoever_has_no_good_key_is_told_401() {
     for key in [None, Some("nonsense"), Some(unknown.as_str())] {
         stack.stranger(key).get("/v1/campaigns").await.problem(401);
     }
-    let expired = stack
-        .partner_with(&Scope::ALL, Some(Timestamp::from_millis(0)))
-        .await;
+    let end = SystemClock.now().plus_seconds(2);
+    let expired = stack.partner_with(&Scope::ALL, Some(end)).await;
+    sleep(Duration::from_secs(3)).await;
     expired.get("/v1/campaigns").await.problem(401);
 }
 
