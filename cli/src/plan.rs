@@ -13,7 +13,7 @@ use firstcome_core::{DIRECTORY_FRESHNESS, shards_for};
 use self::cost::{Line, Taken, bill};
 use self::limits as l;
 use self::simulation::{Outcome, Rates, simulate};
-use self::sizing::{BATCH, Load, Quotas, Settings, WINDOW_SECONDS};
+use self::sizing::{Load, Quotas, Settings};
 use crate::CommandError;
 use crate::arguments::CapacityPlan;
 use crate::terminal::Terminal;
@@ -115,6 +115,7 @@ impl Scenario {
         };
         scenario.bill = bill(&Taken {
             load,
+            settings: &scenario.settings,
             outcome: &scenario.outcome,
             gathering_seconds: scenario.gathering_seconds,
             announcing_seconds: scenario.announcing_seconds,
@@ -148,7 +149,7 @@ impl Scenario {
             strain(
                 "coupons, by the stock's counters",
                 coupons,
-                sizing::counters_per_second(load),
+                sizing::counters_per_second(load, settings),
                 "coupons/s",
                 "transactions collide and are tried again",
             ),
@@ -249,10 +250,11 @@ fn rates(load: &Load, settings: &Settings) -> Rates {
         door_burst: settings.claims,
         door_seconds: l::DOOR_SECONDS.value,
         workers,
-        batch: BATCH,
-        window_seconds: WINDOW_SECONDS,
-        batch_seconds: l::BATCH_SECONDS.value,
-        coupons: sizing::tables_per_second(settings).min(sizing::counters_per_second(load)),
+        batch: settings.batch,
+        window_seconds: settings.window_seconds,
+        batch_seconds: settings.batch_seconds(),
+        coupons: sizing::tables_per_second(settings)
+            .min(sizing::counters_per_second(load, settings)),
         posts: sizing::answers_per_second(settings),
         post_seconds: l::POST_SECONDS.value,
         news_seconds: news,
@@ -323,8 +325,14 @@ mod tests {
     fn three_thousand_users_need_no_more_than_the_defaults() {
         let plan = Plan::of(&wanted(3000, 300, 10)).unwrap();
         assert!(plan.granted.is_none());
-        assert_eq!(plan.shards, 1);
+        assert_eq!(plan.shards, 4);
         assert!(plan.today.outcome.percentile(99).unwrap() < 10.0);
+    }
+
+    #[test]
+    fn a_small_sale_is_answered_within_a_second() {
+        let plan = Plan::of(&wanted(1000, 300, 10)).unwrap();
+        assert!(plan.today.outcome.percentile(50).unwrap() < 1.0);
     }
 
     #[test]

@@ -330,7 +330,10 @@ mod tests {
     }
 
     fn good() -> Books {
-        let campaign = sample_campaign(2500, NOW);
+        let campaign = Campaign {
+            shards: 3,
+            ..sample_campaign(2500, NOW)
+        };
         let stock: Vec<StockShard> = campaign
             .quotas()
             .map(|(shard, quota)| StockShard {

@@ -12,9 +12,10 @@ use crate::{
 /// index items, fits one transaction of 100 items.
 pub const MAX_SHARDS: u16 = 64;
 
-/// Coupons per stock shard before another one is added. One shard sells about 1,600–3,500 coupons a second in
-/// transactions of 99 (a DynamoDB item takes 1,000 WCU/s); below a thousand coupons, sharding buys nothing.
-pub const COUPONS_PER_SHARD: u32 = 1000;
+/// Coupons per stock shard before another one is added: as many as one full transaction takes, so that full batches cost no transaction
+/// more than without shards. Batches of ten, the default, need the shards: a counter is written by one transaction at a time, some
+/// ten a second under load, so one shard sells about a hundred coupons a second in transactions of ten.
+pub const COUPONS_PER_SHARD: u32 = crate::MAX_CHUNK as u32;
 
 /// The most coupons one campaign can have.
 pub const MAX_TOTAL: u32 = 10_000_000;
@@ -365,8 +366,8 @@ mod tests {
         let days = open.closes_at.millis_since(open.opens_at) / 86_400_000;
         assert_eq!((days, open.coupon_ttl_seconds), (30, 2_592_000));
         assert_eq!((open.opens_at, open.priority), (open.created_at, false));
-        let shards = [1, 1000, 1001, 64_000, MAX_TOTAL].map(shards_for);
-        assert_eq!(shards, [1, 1, 2, 64, 64]);
+        let shards = [1, 99, 100, 1000, 64_000, MAX_TOTAL].map(shards_for);
+        assert_eq!(shards, [1, 1, 2, 11, 64, 64]);
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! What a sale costs, line by line: how often each thing happens, times its price. Pure.
 
-use firstcome_core::{MAX_ANSWERS_PER_JOB, MAX_CHUNK};
+use firstcome_core::MAX_ANSWERS_PER_JOB;
 
 use super::limits as l;
 use super::prices::{self as p, Price};
 use super::simulation::Outcome;
-use super::sizing::{Load, WRITES_PER_CONNECTION, WRITES_PER_COUPON};
+use super::sizing::{Load, Settings, WRITES_PER_CONNECTION};
 
 /// GB of memory of the doors and of the workers (template.yaml).
 const DOOR_GB: f64 = 0.5;
@@ -33,6 +33,7 @@ pub(super) struct Line {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Taken<'a> {
     pub(super) load: &'a Load,
+    pub(super) settings: &'a Settings,
     pub(super) outcome: &'a Outcome,
     /// From the first socket to the last.
     pub(super) gathering_seconds: f64,
@@ -61,9 +62,10 @@ pub(super) fn bill(taken: &Taken<'_>) -> Vec<Line> {
     let invocations = doors + outcome.batches as f64 + jobs;
     let posts = queued + announced;
     let seconds = doors * l::DOOR_SECONDS.value * DOOR_GB
-        + outcome.batches as f64 * l::BATCH_SECONDS.value * WORKER_GB
+        + outcome.batches as f64 * taken.settings.batch_seconds() * WORKER_GB
         + posts * POST_SECONDS * WORKER_GB;
-    let writes = users * (WRITES_PER_CONNECTION + 3.0) + coupons * WRITES_PER_COUPON;
+    let writes =
+        users * (WRITES_PER_CONNECTION + 3.0) + coupons * taken.settings.writes_per_coupon();
     // A coupon key per queued claim, two more where nothing was left, two for the door's look; memberships per post.
     let losers = (queued - coupons).max(0.0);
     let reads = 3.0 * users + queued + 2.0 * (losers + door) + (announced * MEMBER_BYTES / 4096.0);
@@ -95,14 +97,14 @@ fn line(what: &'static str, number: f64, price: Price) -> Line {
 }
 
 /// Transactions that issue so many coupons in full batches.
-pub(super) fn transactions(coupons: u32) -> u32 {
-    coupons.div_ceil(MAX_CHUNK as u32)
+pub(super) fn transactions(coupons: u32, settings: &Settings) -> u32 {
+    coupons.div_ceil(u32::try_from(settings.chunk()).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::sizing::BATCH;
+    use crate::plan::sizing::TEMPLATE;
 
     fn bill_of(users: u32, queued: u64, at_the_door: u64, gauge_posts: f64) -> Vec<Line> {
         let load = Load {
@@ -113,12 +115,13 @@ mod tests {
         let outcome = Outcome {
             queued,
             at_the_door,
-            batches: queued.div_ceil(BATCH as u64),
+            batches: queued.div_ceil(495),
             ended_at: 10.0,
             ..Outcome::default()
         };
         bill(&Taken {
             load: &load,
+            settings: &TEMPLATE,
             outcome: &outcome,
             gathering_seconds: 60.0,
             announcing_seconds: 2.0,
@@ -153,7 +156,13 @@ mod tests {
     }
 
     #[test]
-    fn coupons_go_ninety_nine_at_a_time() {
-        assert_eq!([1, 99, 100, 1000].map(transactions), [1, 1, 2, 11]);
+    fn coupons_go_ten_or_ninety_nine_at_a_time() {
+        let rush = Settings {
+            batch: 495,
+            ..TEMPLATE
+        };
+        let of = |settings| [1, 10, 100, 1000].map(|coupons| transactions(coupons, settings));
+        assert_eq!(of(&TEMPLATE), [1, 1, 10, 100]);
+        assert_eq!(of(&rush), [1, 1, 2, 11]);
     }
 }

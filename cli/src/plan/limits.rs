@@ -35,6 +35,7 @@ figures! {
     SOCKET_LIFE = 7_200.0, "seconds until a socket is ended", WEB_SOCKET;
     SOCKET_IDLE = 600.0, "seconds until an idle socket is ended", WEB_SOCKET;
     CONCURRENCY = 1_000.0, "Lambda executions at once, account and Region", LAMBDA;
+    UNRESERVED = 100.0, "executions that AWS keeps unreserved", "Lambda developer guide, configuration-concurrency.html";
     FIRST_WORKERS = 5.0, "batches at once when a queue wakes up", SCALING;
     MORE_WORKERS = 300.0, "batches at once, more each minute", SCALING;
     POLLER_BATCHES = 10.0, "batches at once of a provisioned poller", POLLERS;
@@ -45,7 +46,8 @@ figures! {
     PARTITION_WRITES = 1_000.0, "write units/s of a partition, and so of an item", PARTITIONS;
     TRANSACTION_SECONDS = 0.098, "seconds of a transaction of 100 items: p99 of 25 items, A. DeBrie's measurements on Lambda", ASSUMED;
     DOOR_SECONDS = 0.040, "seconds from a frame to the door's answer, warm", ASSUMED;
-    BATCH_SECONDS = 0.300, "seconds of a batch beside its wait for table capacity", ASSUMED;
+    BATCH_SECONDS = 0.300, "seconds of a batch of hundreds of claims beside its wait for table capacity", ASSUMED;
+    SMALL_BATCH_SECONDS = 0.150, "seconds of a batch of ten claims, likewise", ASSUMED;
     POST_SECONDS = 0.050, "seconds from an answer in the queue to the socket, beside its wait for a turn", ASSUMED;
     CLAIM_BYTES = 400.0, "bytes of a claim message", ASSUMED;
 }

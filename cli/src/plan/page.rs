@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 
-use firstcome_core::{MAX_CHUNK, MEMBERSHIP_SHARDS};
+use firstcome_core::MEMBERSHIP_SHARDS;
 use serde_json::{Value, json};
 
 use super::cost::transactions;
-use super::sizing::{self, BATCH, PATIENCE_SECONDS};
+use super::sizing::{self, PATIENCE_SECONDS, Reservations};
 use super::{Plan, Scenario, limits, prices};
 use crate::terminal::grouped;
 
@@ -93,10 +93,29 @@ fn columns(plan: &Plan) -> String {
         ("  BroadcastRequestsPerSecond".into(), |_, s| {
             number(s.settings.posts_per_worker)
         }),
-        ("  ClaimPollersMin".into(), |_, s| {
+        ("  ClaimBatchSize".into(), |_, s| {
+            number(s.settings.batch as f64)
+        }),
+        ("  ClaimBatchWindowSeconds".into(), |_, s| {
+            number(s.settings.window_seconds)
+        }),
+        ("  DoorReservedConcurrency".into(), |_, s| {
+            reserved(s, |to| to.door)
+        }),
+        ("  ApiReservedConcurrency".into(), |_, s| {
+            reserved(s, |to| to.api)
+        }),
+        ("  IssueReservedConcurrency".into(), |_, s| {
+            reserved(s, |to| to.issue)
+        }),
+        ("  BroadcastReservedConcurrency".into(), |_, s| {
+            reserved(s, |to| to.broadcast)
+        }),
+        ("by command, before the sale".into(), |_, _| String::new()),
+        ("  firstcome pollers on --min".into(), |_, s| {
             number(s.settings.pollers)
         }),
-        ("  WarmWritesPerSecond".into(), |_, s| {
+        ("  firstcome warm --writes".into(), |_, s| {
             number(s.settings.warm_writes)
         }),
     ];
@@ -119,11 +138,21 @@ fn columns(plan: &Plan) -> String {
     }
     let _ = writeln!(
         table,
-        "  stock: {} shard(s), {} transactions of up to {MAX_CHUNK} coupons; batches of up to {BATCH} claims; {MEMBERSHIP_SHARDS} pages per announcement",
+        "  stock: {} shard(s), {} transactions of up to {} coupons; {MEMBERSHIP_SHARDS} pages per announcement",
         plan.shards,
-        number(transactions(plan.load.stock).into()),
+        number(transactions(plan.load.stock, &plan.today.settings).into()),
+        plan.today.settings.chunk(),
     );
     table
+}
+
+/// What to reserve for one kind of function; 0, which reserves none, where the account's quota does not hold all of them.
+fn reservation(scenario: &Scenario, of: impl Fn(Reservations) -> f64) -> f64 {
+    sizing::reservations(&scenario.settings, &scenario.quotas).map_or(0.0, of)
+}
+
+fn reserved(scenario: &Scenario, of: impl Fn(Reservations) -> f64) -> String {
+    number(reservation(scenario, of))
 }
 
 fn requests(plan: &Plan) -> String {
@@ -258,8 +287,6 @@ pub(super) fn json(plan: &Plan) -> Value {
         "stock": plan.load.stock,
         "windowSeconds": plan.load.window_seconds,
         "shards": plan.shards,
-        "batchSize": BATCH,
-        "couponsPerTransaction": MAX_CHUNK,
         "today": scenario_json(&plan.today),
         "granted": plan.granted.as_ref().map(scenario_json),
         "pricesTaken": prices::TAKEN,
@@ -284,8 +311,14 @@ fn scenario_json(scenario: &Scenario) -> Value {
         },
         "parameters": {
             "ClaimRequestsPerSecond": settings.claims, "BroadcastRequestsPerSecond": settings.posts_per_worker,
-            "ClaimPollersMin": settings.pollers, "WarmWritesPerSecond": settings.warm_writes,
+            "ClaimBatchSize": settings.batch, "ClaimBatchWindowSeconds": settings.window_seconds,
+            "DoorReservedConcurrency": reservation(scenario, |to| to.door), "ApiReservedConcurrency": reservation(scenario, |to| to.api),
+            "IssueReservedConcurrency": reservation(scenario, |to| to.issue),
+            "BroadcastReservedConcurrency": reservation(scenario, |to| to.broadcast),
         },
+        "pollers": settings.pollers,
+        "warmWritesPerSecond": settings.warm_writes,
+        "couponsPerTransaction": settings.chunk(),
         "gatheringSeconds": scenario.gathering_seconds,
         "announcingSeconds": scenario.announcing_seconds,
         "answerSeconds": {

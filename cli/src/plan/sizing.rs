@@ -4,10 +4,8 @@ use firstcome_core::{MAX_CHUNK, MAX_GENERATION, MEMBERSHIP_SHARDS, shards_for};
 
 use super::limits as l;
 
-/// Claims in a batch: the BatchSize of ClaimsEventSource (template.yaml), five full transactions.
-pub(super) const BATCH: usize = 5 * MAX_CHUNK;
-/// Its MaximumBatchingWindowInSeconds.
-pub(super) const WINDOW_SECONDS: f64 = 1.0;
+/// ClaimBatchSize and ClaimBatchWindowSeconds for a rush: five full transactions, which AWS gathers for a second at least.
+const RUSH_BATCH: (usize, f64) = (5 * MAX_CHUNK, 1.0);
 /// How long a run of `broadcast` posts: its timeout less its reserve (functions/broadcast/src/handler.rs).
 pub(super) const POSTING_SECONDS: f64 = 27.0;
 /// Until a failed message of BroadcastQueue comes again (template.yaml).
@@ -18,8 +16,6 @@ pub(super) const PATIENCE_SECONDS: f64 = 10.0;
 pub(super) const GATHERING_SECONDS: f64 = 900.0;
 /// Write units of a connection: ticket, record and two memberships in one transaction.
 pub(super) const WRITES_PER_CONNECTION: f64 = 8.0;
-/// Write units of a coupon, with its part of the counter's.
-pub(super) const WRITES_PER_COUPON: f64 = 2.0 + 2.0 / MAX_CHUNK as f64;
 
 /// A sale.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,10 +61,68 @@ pub(super) struct Settings {
     pub(super) broadcast_workers: f64,
     /// IssueMaxConcurrency.
     pub(super) issue_workers: f64,
-    /// ClaimPollersMin; 0 for none.
+    /// ClaimBatchSize.
+    pub(super) batch: usize,
+    /// ClaimBatchWindowSeconds.
+    pub(super) window_seconds: f64,
+    /// Pollers to switch on (`firstcome pollers on`); 0 for none.
     pub(super) pollers: f64,
-    /// WarmWritesPerSecond.
+    /// Write units a second that the tables are to take at once (`firstcome warm`); those of a new table need no call.
     pub(super) warm_writes: f64,
+}
+
+impl Settings {
+    /// Coupons of one transaction, at most.
+    pub(super) fn chunk(&self) -> usize {
+        self.batch.min(MAX_CHUNK)
+    }
+
+    /// Write units of a coupon, with its part of the counter's: 2.02 in full transactions, 2.2 in those of ten.
+    pub(super) fn writes_per_coupon(&self) -> f64 {
+        2.0 + 2.0 / self.chunk() as f64
+    }
+
+    /// What a batch takes beside its wait for table capacity.
+    pub(super) fn batch_seconds(&self) -> f64 {
+        if self.batch > MAX_CHUNK {
+            l::BATCH_SECONDS.value
+        } else {
+            l::SMALL_BATCH_SECONDS.value
+        }
+    }
+}
+
+/// Executions to reserve, so that the door cannot take those that decide and answer (template.yaml).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Reservations {
+    /// DoorReservedConcurrency.
+    pub(super) door: f64,
+    /// ApiReservedConcurrency.
+    pub(super) api: f64,
+    /// IssueReservedConcurrency.
+    pub(super) issue: f64,
+    /// BroadcastReservedConcurrency.
+    pub(super) broadcast: f64,
+}
+
+/// What to reserve for these settings; `None` where the account's quota does not hold it: AWS keeps a hundred executions
+/// unreserved, and handshakes need theirs.
+pub(super) fn reservations(settings: &Settings, quotas: &Quotas) -> Option<Reservations> {
+    let issue = if settings.pollers > 0.0 {
+        settings.pollers * l::POLLER_BATCHES.value
+    } else {
+        settings.issue_workers
+    };
+    let wanted = Reservations {
+        door: (settings.claims * l::DOOR_SECONDS.value).ceil(),
+        api: (HTTP_REQUESTS * l::DOOR_SECONDS.value).ceil(),
+        issue: issue + PRIORITY_WORKERS,
+        broadcast: settings.delivery_workers + settings.broadcast_workers,
+    };
+    let reserved = wanted.door + wanted.api + wanted.issue + wanted.broadcast;
+    let handshakes = (2.0 * quotas.connections * l::DOOR_SECONDS.value).ceil();
+    let left = quotas.concurrency - reserved;
+    (left >= handshakes.max(l::UNRESERVED.value)).then_some(wanted)
 }
 
 /// Their defaults; a test holds them to the file.
@@ -78,9 +132,15 @@ pub(super) const TEMPLATE: Settings = Settings {
     delivery_workers: 5.0,
     broadcast_workers: 10.0,
     issue_workers: 20.0,
+    batch: 10,
+    window_seconds: 0.0,
     pollers: 0.0,
-    warm_writes: 4000.0,
+    warm_writes: l::NEW_TABLE_WRITES.value,
 };
+/// HttpRequestsPerSecond.
+const HTTP_REQUESTS: f64 = 500.0;
+/// PriorityIssueMaxConcurrency.
+const PRIORITY_WORKERS: f64 = 5.0;
 
 /// The quotas that let everybody be answered [`PATIENCE_SECONDS`] after the window; never less than what there is.
 pub(super) fn quotas_for(load: &Load, have: &Quotas) -> Quotas {
@@ -119,10 +179,17 @@ pub(super) fn settings_for(load: &Load, quotas: &Quotas) -> Settings {
         posts_per_worker: (TEMPLATE.posts_per_worker * scale).floor().max(1.0),
         ..TEMPLATE
     };
-    let from_five = l::FIRST_WORKERS.value * BATCH as f64 / l::BATCH_SECONDS.value;
     let rush = peak(load).min(claims);
-    if rush > from_five / 2.0 {
-        let by_batches = rush * l::BATCH_SECONDS.value / BATCH as f64 / l::POLLER_BATCHES.value;
+    let decided = |settings: &Settings, workers: f64| {
+        workers * settings.batch as f64 / settings.batch_seconds()
+    };
+    // Batches of ten are decided without a wait; they no longer suffice where all workers together are half busy.
+    if rush > decided(&settings, settings.issue_workers) / 2.0 {
+        (settings.batch, settings.window_seconds) = RUSH_BATCH;
+    }
+    if settings.batch > MAX_CHUNK && rush > decided(&settings, l::FIRST_WORKERS.value) / 2.0 {
+        let by_batches =
+            rush * settings.batch_seconds() / settings.batch as f64 / l::POLLER_BATCHES.value;
         let by_bytes = rush * l::CLAIM_BYTES.value / l::POLLER_BYTES.value;
         // Twice what is needed: a poller that is always busy is a queue.
         settings.pollers = (2.0 * by_batches.max(by_bytes)).ceil().max(2.0);
@@ -138,8 +205,8 @@ fn writes_wanted(load: &Load, settings: &Settings, quotas: &Quotas) -> f64 {
         .claims
         .min(peak(load))
         .min(f64::from(load.stock))
-        .min(counters_per_second(load));
-    (coupons * WRITES_PER_COUPON)
+        .min(counters_per_second(load, settings));
+    (coupons * settings.writes_per_coupon())
         .max(quotas.connections.min(f64::from(load.users)) * WRITES_PER_CONNECTION)
 }
 
@@ -154,14 +221,14 @@ pub(super) fn arrived(share: f64) -> f64 {
 }
 
 /// Coupons a second that the stock's counters allow: a counter is written by one transaction at a time.
-pub(super) fn counters_per_second(load: &Load) -> f64 {
+pub(super) fn counters_per_second(load: &Load, settings: &Settings) -> f64 {
     let transactions = (1.0 / l::TRANSACTION_SECONDS.value).min(l::PARTITION_WRITES.value / 2.0);
-    f64::from(shards_for(load.stock)) * transactions * MAX_CHUNK as f64
+    f64::from(shards_for(load.stock)) * transactions * settings.chunk() as f64
 }
 
 /// Coupons a second that the tables allow.
 pub(super) fn tables_per_second(settings: &Settings) -> f64 {
-    settings.warm_writes / WRITES_PER_COUPON
+    settings.warm_writes / settings.writes_per_coupon()
 }
 
 /// Lambda executions at once: the door's, those of the handshake at the same time, and the workers.
@@ -224,24 +291,51 @@ mod tests {
             delivery_workers: default("DeliveriesMaxConcurrency"),
             broadcast_workers: default("BroadcastMaxConcurrency"),
             issue_workers: default("IssueMaxConcurrency"),
-            pollers: default("ClaimPollersMin"),
-            warm_writes: default("WarmWritesPerSecond"),
+            batch: default("ClaimBatchSize") as usize,
+            window_seconds: default("ClaimBatchWindowSeconds"),
+            pollers: 0.0,
+            warm_writes: l::NEW_TABLE_WRITES.value,
         };
         assert_eq!(read, TEMPLATE);
+        assert_eq!(default("HttpRequestsPerSecond"), HTTP_REQUESTS);
+        assert_eq!(default("PriorityIssueMaxConcurrency"), PRIORITY_WORKERS);
         let visibility =
             &template["Resources"]["BroadcastQueue"]["Properties"]["VisibilityTimeout"];
         assert_eq!(visibility.as_f64(), Some(VISIBILITY_SECONDS));
-        let source = &template["Resources"]["ClaimsEventSource"]["Properties"];
-        assert_eq!(source["BatchSize"].as_u64(), Some(BATCH as u64));
+    }
+
+    #[test]
+    fn small_sales_are_decided_without_a_wait_and_rushes_in_full_transactions() {
+        let settings = |users, stock| settings_for(&load(users, stock, 10.0), &Quotas::default());
+        let (small, rush) = (settings(1000, 300), settings(30_000, 3000));
+        assert_eq!((small.batch, small.window_seconds), (10, 0.0));
+        assert_eq!((rush.batch, rush.window_seconds), RUSH_BATCH);
+        assert_eq!(small.writes_per_coupon(), 2.2);
+        assert!((rush.writes_per_coupon() - 2.02).abs() < 0.001);
+    }
+
+    #[test]
+    fn executions_are_reserved_where_the_quota_holds_them() {
+        let reserved = reservations(&TEMPLATE, &Quotas::default()).unwrap();
         assert_eq!(
-            source["MaximumBatchingWindowInSeconds"].as_f64(),
-            Some(WINDOW_SECONDS)
+            (
+                reserved.door,
+                reserved.api,
+                reserved.issue,
+                reserved.broadcast
+            ),
+            (100.0, 20.0, 25.0, 15.0)
         );
+        let young = Quotas {
+            concurrency: 10.0,
+            ..Quotas::default()
+        };
+        assert_eq!(reservations(&TEMPLATE, &young), None);
     }
 
     #[test]
     fn a_small_sale_needs_nothing_beyond_the_defaults() {
-        let sale = load(3000, 300, 10.0);
+        let sale = load(1000, 300, 10.0);
         assert_eq!(quotas_for(&sale, &Quotas::default()), Quotas::default());
         assert_eq!(settings_for(&sale, &Quotas::default()), TEMPLATE);
     }
