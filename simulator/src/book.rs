@@ -408,8 +408,16 @@ impl Book {
             .is_some_and(|record| own_time_says(record, campaign, outcome));
         match place {
             Place::Door(asked, answered) => {
-                let says = |now| campaign.refusal_at(now) == Some(outcome);
-                own || says(asked) || says(answered)
+                // A door may not know yet that the campaign was closed before it opened.
+                let unclosed = Campaign {
+                    closed_at: None,
+                    ..campaign.clone()
+                };
+                let says = |campaign: &Campaign| {
+                    let mut times = [asked, answered].into_iter();
+                    times.any(|now| campaign.refusal_at(now) == Some(outcome))
+                };
+                own || says(campaign) || says(&unclosed)
             }
             Place::Worker => own,
         }
