@@ -45,6 +45,13 @@ pub(crate) enum Command {
     /// See the alarms, try them, and say where they are told
     #[command(subcommand)]
     Alarms(AlarmsCommand),
+    /// Ask a deployed stack whether it is as its template, and a planned sale, want it; a line for each check
+    Doctor(DoctorPlan),
+    /// Raise what a table takes at once, before a sale. Charged once; never lowered
+    Warm(WarmPlan),
+    /// Provisioned pollers of the claims' queue: on before a large sale, off after it
+    #[command(subcommand)]
+    Pollers(PollersCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -268,6 +275,65 @@ fn harmless(text: &str) -> String {
     text.split('\n').map(line).collect::<Vec<_>>().join("\n")
 }
 
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DoctorPlan {
+    #[command(flatten)]
+    pub(crate) sale: Option<PlannedSale>,
+}
+
+/// A sale that the stack is to be ready for, as `plan` takes it.
+#[derive(Clone, Copy, Debug, Args)]
+#[group(requires_all = ["users", "stock", "window_seconds"])]
+pub(crate) struct PlannedSale {
+    /// Hold the stack to a sale to so many users; needs --stock and --window-seconds
+    #[arg(long, required = false, value_parser = clap::value_parser!(u32).range(1..=5_000_000))]
+    pub(crate) users: u32,
+    /// How many coupons the sale has
+    #[arg(long, required = false, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) stock: u32,
+    /// Within how many seconds of the opening they all claim
+    #[arg(long, required = false, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) window_seconds: u32,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct WarmPlan {
+    /// The table: its output, such as CouponsTable, or its physical name
+    #[arg(long, value_name = "TABLE")]
+    pub(crate) table: String,
+    /// Write units per second; a new table takes 4,000
+    #[arg(long, value_name = "UNITS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) writes: u32,
+    /// Read units per second; a new table takes 12,000 [default: as many as it takes now]
+    #[arg(
+        long,
+        default_value_t = 0,
+        hide_default_value = true,
+        value_name = "UNITS"
+    )]
+    pub(crate) reads: u32,
+    /// Really; without it, only the cost is told
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum PollersCommand {
+    /// How the queue is read now, and what that costs an hour
+    Show,
+    /// Switch pollers on, or change their number; they are paid for by the hour until they are switched off
+    On {
+        /// How many are kept
+        #[arg(long, value_name = "POLLERS", value_parser = clap::value_parser!(u32).range(2..=200))]
+        min: u32,
+        /// How many there may be under load
+        #[arg(long, value_name = "POLLERS", value_parser = clap::value_parser!(u32).range(2..=10_000))]
+        max: u32,
+    },
+    /// Switch pollers off, and set the usual bound on batches at once again
+    Off,
+}
+
 fn time(text: &str) -> Result<Timestamp, String> {
     Timestamp::parse(text).map_err(|error| error.to_string())
 }
@@ -380,5 +446,30 @@ mod tests {
         ] {
             assert!(Arguments::try_parse_from(line).unwrap().json);
         }
+    }
+
+    #[test]
+    fn a_planned_sale_is_given_whole_or_not_at_all() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        let sale = |line: &str| match parse(line).unwrap().command {
+            Command::Doctor(plan) => plan
+                .sale
+                .map(|sale| [sale.users, sale.stock, sale.window_seconds]),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(sale("firstcome doctor"), None);
+        let whole = "firstcome doctor --users 3 --stock 2 --window-seconds 1";
+        assert_eq!(sale(whole), Some([3, 2, 1]));
+        assert!(parse("firstcome doctor --users 3").is_err());
+        assert!(parse("firstcome doctor --stock 2 --window-seconds 1").is_err());
+    }
+
+    #[test]
+    fn pollers_are_within_what_a_queue_may_have() {
+        let good = |line: &str| Arguments::try_parse_from(line.split(' ')).is_ok();
+        assert!(good("firstcome pollers on --min 2 --max 10000"));
+        assert!(!good("firstcome pollers on --min 1 --max 2"));
+        assert!(!good("firstcome pollers on --min 201 --max 300"));
+        assert!(!good("firstcome pollers on --min 2"));
     }
 }

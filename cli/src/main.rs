@@ -4,14 +4,17 @@ mod alarms;
 mod arguments;
 mod audit;
 mod dlq;
+mod doctor;
 mod follow;
 mod metrics;
 mod open_files;
 mod partner;
 mod plan;
+mod pollers;
 mod sale;
 mod terminal;
 mod undo;
+mod warm;
 
 use std::process::ExitCode;
 
@@ -86,5 +89,8 @@ async fn run(
         Command::Metrics(plan) => metrics::run(plan, &arguments.stack, terminal).await,
         Command::Follow(plan) => follow::run(plan, &arguments.stack, terminal).await,
         Command::Alarms(command) => alarms::run(command, &arguments.stack, terminal, undo).await,
+        Command::Doctor(plan) => doctor::run(plan, &arguments.stack, terminal).await,
+        Command::Warm(plan) => warm::run(plan, &arguments.stack, terminal).await,
+        Command::Pollers(command) => pollers::run(command, &arguments.stack, terminal).await,
     }
 }

@@ -4,10 +4,11 @@
 mod cost;
 mod limits;
 mod page;
-mod prices;
+pub(crate) mod prices;
 mod simulation;
 mod sizing;
 
+use firstcome_core::aws::operator::Needs;
 use firstcome_core::{DIRECTORY_FRESHNESS, shards_for};
 
 use self::cost::{Line, Taken, bill};
@@ -66,6 +67,25 @@ pub(crate) fn run(wanted: &CapacityPlan, terminal: &Terminal) -> Result<(), Comm
         terminal.say_lines(&page::text(&plan));
     }
     Ok(())
+}
+
+/// What the planned sale asks of a stack and its account: under the quotas that it was given if they suffice, else under
+/// those to ask for.
+///
+/// # Errors
+/// A sentence, if the plan names a quota that nobody knows.
+pub(crate) fn needs(wanted: &CapacityPlan) -> Result<Needs, String> {
+    let plan = Plan::of(wanted)?;
+    let Scenario {
+        settings, quotas, ..
+    } = plan.granted.as_ref().unwrap_or(&plan.today);
+    Ok(Needs {
+        table_writes: settings.warm_writes,
+        requests: quotas.requests,
+        connections: quotas.connections,
+        executions: sizing::executions(settings, quotas),
+        pollers: settings.pollers.ceil() as u32,
+    })
 }
 
 impl Plan {

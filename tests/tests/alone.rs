@@ -1,5 +1,5 @@
-//! Announcements to a crowd: with workers killed by SIGKILL at work, and many at once; and claims behind a backlog. One
-//! test after the other, on the local AWS: SOCKETS=1000 for a larger crowd.
+//! Announcements to a crowd: with workers killed by SIGKILL at work, and many at once; claims behind a backlog; and a stack
+//! that is broken on purpose. One test after the other, on the local AWS: SOCKETS=1000 for a larger crowd.
 
 #![expect(
     clippy::unwrap_used,
@@ -7,6 +7,9 @@
     reason = "a test fails by panicking"
 )]
 #![expect(clippy::print_stdout, reason = "tells what it measured")]
+
+#[path = "alone/doctor.rs"]
+mod doctor;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;

@@ -1,13 +1,13 @@
 //! What AWS asks: on-demand list prices of us-east-1 in USD, without free tier, discounts and taxes.
 
 /// When they were written down. Prices move: check them before a decision hangs on one.
-pub(super) const TAKEN: &str = "2026-11";
+pub(crate) const TAKEN: &str = "2026-11";
 
 /// A price for one unit, and the page to check it on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Price {
-    pub(super) usd: f64,
-    pub(super) page: &'static str,
+pub(crate) struct Price {
+    pub(crate) usd: f64,
+    pub(crate) page: &'static str,
 }
 
 const fn per_million(usd: f64, page: &'static str) -> Price {
@@ -44,6 +44,23 @@ pub(super) const BYTE_OUT: Price = per_million(
     0.000_09,
     "aws.amazon.com/ec2/pricing/on-demand, data transfer",
 );
+
+/// An hour of a provisioned poller of a queue: one event poller unit (1 MB/s) each.
+pub(crate) const POLLER_HOUR: Price = Price {
+    usd: 0.009_25,
+    page: LAMBDA,
+};
+/// A write unit per second more of warm throughput, once. AWS prices it after provisioned units; that it is an hour of one is
+/// assumed.
+pub(crate) const WARM_WRITE: Price = Price {
+    usd: 0.000_65,
+    page: DYNAMODB,
+};
+/// A read unit per second more, likewise.
+pub(crate) const WARM_READ: Price = Price {
+    usd: 0.000_13,
+    page: DYNAMODB,
+};
 
 /// What is charged and not computed here, with the page that says how much.
 pub(super) const NOT_INCLUDED: [(&str, &str); 3] = [

@@ -4,12 +4,18 @@
 
 mod alarms;
 mod audit;
+mod breakage;
 mod dead_letters;
+mod deployment;
+mod doctor;
+mod event_sources;
 mod logs;
 mod pace;
 mod partners;
+mod pollers;
 mod queues;
 mod tables;
+mod warmth;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -28,10 +34,13 @@ use thiserror::Error;
 pub use alarms::*;
 pub use audit::*;
 pub use dead_letters::*;
+pub use doctor::{AccountQuotas, Finding, Health, Needs};
 pub use logs::*;
 pub use partners::*;
+pub use pollers::{ClaimsReaders, Pollers};
 pub use queues::*;
 pub use tables::*;
+pub use warmth::Warmth;
 
 use super::{Aws, DynamoCampaigns};
 use crate::{InvalidValue, PortError, Timestamp};
@@ -115,6 +124,9 @@ pub enum OperatorError {
     /// The caller's own value is out of bounds.
     #[error(transparent)]
     InvalidValue(#[from] InvalidValue),
+    /// Something is not in a state in which this can be done, or did not get there in time.
+    #[error("{0}")]
+    NotReady(String),
     /// A log group with more lines than can be read at once.
     #[error("log group {0} holds too many lines for one look: choose a shorter time")]
     TooManyLines(String),
@@ -192,7 +204,14 @@ impl Stack {
 pub struct Operator {
     name: String,
     stack: Stack,
+    /// The stack's parameters, with their defaults.
+    parameters: HashMap<String, String>,
     endpoint: String,
+    cloudformation: aws_sdk_cloudformation::Client,
+    lambda: aws_sdk_lambda::Client,
+    gateway: aws_sdk_apigatewayv2::Client,
+    scheduler: aws_sdk_scheduler::Client,
+    quotas: aws_sdk_servicequotas::Client,
     dynamo: aws_sdk_dynamodb::Client,
     sqs: aws_sdk_sqs::Client,
     logs: aws_sdk_cloudwatchlogs::Client,
@@ -222,21 +241,28 @@ impl Operator {
             .endpoint_url()
             .unwrap_or("AWS (AWS_ENDPOINT_URL is not set)")
             .to_owned();
-        let outputs = stack_outputs(&config, &endpoint, name).await?;
-        Ok(Self::new(
-            name,
-            Stack::from_outputs(name, &outputs)?,
-            endpoint,
-            &config,
-        ))
+        let described = describe_stack(&config, &endpoint, name).await?;
+        let stack = Stack::from_outputs(name, &described.outputs)?;
+        let operator = Self::new(name, stack, endpoint, &config);
+        Ok(Self {
+            parameters: described.parameters,
+            ..operator
+        })
     }
 
+    /// Of a stack whose parameters are not known.
     fn new(name: &str, stack: Stack, endpoint: String, config: &SdkConfig) -> Self {
         let campaigns_table = stack.campaigns_table.clone();
         Self {
             name: name.to_owned(),
             stack,
+            parameters: HashMap::new(),
             endpoint,
+            cloudformation: aws_sdk_cloudformation::Client::new(config),
+            lambda: aws_sdk_lambda::Client::new(config),
+            gateway: aws_sdk_apigatewayv2::Client::new(config),
+            scheduler: aws_sdk_scheduler::Client::new(config),
+            quotas: aws_sdk_servicequotas::Client::new(config),
             dynamo: aws_sdk_dynamodb::Client::new(config),
             sqs: aws_sdk_sqs::Client::new(config),
             logs: aws_sdk_cloudwatchlogs::Client::new(config),
@@ -250,6 +276,11 @@ impl Operator {
     /// Where everything is.
     pub fn stack(&self) -> &Stack {
         &self.stack
+    }
+
+    /// Whether the stack runs in the local AWS (template.yaml, parameter `Target`).
+    pub fn is_local(&self) -> bool {
+        self.parameters.get("Target").map(String::as_str) == Some("local")
     }
 
     async fn item(&self, table: &str, pk: &str, sk: &str) -> Result<Item, OperatorError> {
@@ -311,11 +342,17 @@ async fn load_config() -> Result<SdkConfig, OperatorError> {
     Ok(config)
 }
 
-async fn stack_outputs(
+/// What CloudFormation knows of a stack.
+struct Described {
+    outputs: HashMap<String, String>,
+    parameters: HashMap<String, String>,
+}
+
+async fn describe_stack(
     config: &SdkConfig,
     endpoint: &str,
     name: &str,
-) -> Result<HashMap<String, String>, OperatorError> {
+) -> Result<Described, OperatorError> {
     let cloudformation = aws_sdk_cloudformation::Client::new(config);
     let answer = match cloudformation
         .describe_stacks()
@@ -337,9 +374,15 @@ async fn stack_outputs(
     let stack = stack.ok_or_else(|| OperatorError::MissingStack(name.to_owned()))?;
     refuse_unfinished(name, stack.stack_status.as_ref())?;
     let outputs = stack.outputs.unwrap_or_default().into_iter();
-    Ok(outputs
-        .filter_map(|output| Some((output.output_key?, output.output_value?)))
-        .collect())
+    let parameters = stack.parameters.unwrap_or_default().into_iter();
+    Ok(Described {
+        outputs: outputs
+            .filter_map(|output| Some((output.output_key?, output.output_value?)))
+            .collect(),
+        parameters: parameters
+            .filter_map(|one| Some((one.parameter_key?, one.parameter_value?)))
+            .collect(),
+    })
 }
 
 /// Why there are no credentials: none were set, or they are there and cannot be had. The SDK's own type for it is in a crate

@@ -17,7 +17,7 @@ use crate::{
 
 /// Copies of the snapshot, so that a thousand environments that expire together do not meet one partition's
 /// 3,000 RCU/s.
-const REPLICAS: u16 = 4;
+pub(super) const REPLICAS: u16 = 4;
 /// The most bytes of campaigns in one part; an item may have 400 KB.
 const PART_BYTES: usize = 64 * 1024;
 /// Parts of an outdated version stay for readers that are on their way, in seconds.
