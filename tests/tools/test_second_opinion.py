@@ -53,8 +53,9 @@ class Differences(unittest.TestCase):
         self.assertEqual(len(self.found({"a: b": "Refused"}, {"a: b": "Refused"}, listed)), 1)
 
     def test_a_question_that_one_did_not_get_to_is_a_disagreement(self):
-        (line,) = self.found({"a: b": "ok"}, {"a: (ends early)": "Send: Broken"})[:1]
-        self.assertIn("not asked", line)
+        lines = self.found({"a: b": "ok"}, {"a: (ends early)": "Send: Broken"})
+        self.assertIn("new: | `a: b` | `ok` | `not asked` |", lines[0])
+        self.assertIn("new: | `a: (ends early)` | `not asked` | `Send: Broken` |", lines[1])
 
     def test_a_listed_question_that_is_not_asked_any_more_is_noticed(self):
         self.assertEqual(self.found({}, {}, row("a: b", "ok", "Refused")), ["not asked any more: a: b"])
