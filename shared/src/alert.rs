@@ -12,6 +12,10 @@ use crate::{InvalidValue, PortError};
 /// The longest text that is told, in characters; Discord takes 2,000
 /// (<https://discord.com/developers/docs/resources/webhook#execute-webhook>).
 const MAX_TEXT: usize = 1900;
+/// The names that Discord's webhooks are under.
+const DISCORD: [&str; 2] = ["discord.com", "discordapp.com"];
+/// What is told of a notification that says nothing: neither Slack nor Discord takes an empty text.
+const NOTHING_SAID: &str = "⚪ A notification without text came to the alarms' topic.";
 /// How often a notice is posted before the platform is left to try again.
 const MAX_TRIES: u32 = 4;
 /// The first pause between tries; it doubles, and a random half of it is taken off.
@@ -62,16 +66,23 @@ impl WebhookUrl {
 
     /// What is posted there: Slack reads `text`, Discord `content`; whoever it is, nobody is mentioned.
     fn body(&self, text: &str) -> Value {
-        let discord = json!({"content": text, "allowed_mentions": {"parse": []}});
+        let no_mentions = json!({"parse": []});
         let after_scheme = self.0.split("://").nth(1).unwrap_or_default();
-        let host = after_scheme
-            .split(['/', ':', '?'])
-            .next()
-            .unwrap_or_default();
-        match host {
-            "discord.com" | "discordapp.com" => discord,
-            "hooks.slack.com" => json!({"text": for_slack(text)}),
-            _ => json!({"text": text, "content": text}),
+        let end = after_scheme.find(['/', ':', '?', '#']);
+        let host = &after_scheme[..end.unwrap_or(after_scheme.len())];
+        // Names of hosts know no case, and one with a dot at its end is the same.
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let is_of = |name: &str| {
+            host.strip_suffix(name)
+                .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        // Its test builds, too, take webhooks: ptb.discord.com and canary.discord.com.
+        if DISCORD.iter().any(|name| is_of(name)) {
+            json!({"content": text, "allowed_mentions": no_mentions})
+        } else if is_of("slack.com") {
+            json!({"text": for_slack(text)})
+        } else {
+            json!({"text": text, "content": text, "allowed_mentions": no_mentions})
         }
     }
 }
@@ -136,10 +147,21 @@ impl Notice {
     pub fn text(&self) -> String {
         let text = match &self.alarm {
             Some(alarm) => alarm.text(),
-            None => self.words.trim().to_owned(),
+            None => self.words.clone(),
         };
-        text.chars().take(MAX_TEXT).collect()
+        let text: String = text.trim().chars().take(MAX_TEXT).collect();
+        if text.chars().all(is_blank) {
+            NOTHING_SAID.to_owned()
+        } else {
+            text
+        }
     }
+}
+
+/// Whether it leaves no ink: such a text is as good as empty to who reads it, and refused by Discord.
+fn is_blank(character: char) -> bool {
+    let is_invisible = matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    character.is_whitespace() || character.is_control() || is_invisible
 }
 
 impl Alarm {
@@ -297,6 +319,69 @@ mod tests {
         assert_eq!(discord["allowed_mentions"]["parse"], json!([]));
         let slack = url("https://hooks.slack.com/services/T/B/x").body("<!channel> & co");
         assert_eq!(slack, json!({"text": "&lt;!channel&gt; &amp; co"}));
+    }
+
+    #[test]
+    fn every_host_of_discord_is_told_alike_and_nobody_is_mentioned_anywhere() {
+        let told = |host: &str| url(&format!("https://{host}/api/webhooks/1/x")).body("@everyone");
+        let discord = told("discord.com");
+        assert_eq!(
+            discord,
+            json!({"content": "@everyone", "allowed_mentions": {"parse": []}})
+        );
+        for host in [
+            "ptb.discord.com",
+            "canary.discord.com",
+            "discordapp.com",
+            "ptb.discordapp.com",
+            "canary.discordapp.com",
+            "Discord.COM",
+            "discord.com:443",
+            "discord.com.",
+        ] {
+            assert_eq!(told(host), discord, "{host}");
+        }
+        for other in [
+            "notdiscord.com",
+            "discord.com.example",
+            "discord.example",
+            "127.0.0.1:80",
+        ] {
+            let body = url(&format!("https://{other}/x?discord.com/")).body("@everyone");
+            assert_eq!(
+                body,
+                json!({"text": "@everyone", "content": "@everyone", "allowed_mentions": {"parse": []}}),
+                "{other}"
+            );
+        }
+        for slack in ["hooks.slack.com", "HOOKS.slack.com", "hooks.slack.com:443"] {
+            assert_eq!(told(slack), json!({"text": "@everyone"}), "{slack}");
+        }
+    }
+
+    #[test]
+    fn a_notification_that_says_nothing_is_told_as_that() {
+        for (subject, message) in [
+            (None, ""),
+            (Some(""), " \n\t"),
+            (Some("\u{200b}"), "\u{feff}\r\n"),
+            (None, "\u{0}\u{7}"),
+        ] {
+            assert_eq!(
+                Notice::read(subject, message).text(),
+                NOTHING_SAID,
+                "{message:?}"
+            );
+        }
+        assert_eq!(Notice::read(None, " x\n").text(), "x");
+        let padded = format!("{}x", " ".repeat(3000));
+        assert_eq!(
+            Notice::read(None, &padded).text(),
+            "x",
+            "trimmed before it is cut"
+        );
+        let nameless = json!({"AlarmName": "", "NewStateValue": ""}).to_string();
+        assert!(Notice::read(None, &nameless).text().contains('⚪'));
     }
 
     #[test]
