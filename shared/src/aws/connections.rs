@@ -481,7 +481,7 @@ mod tests {
     };
 
     /// 2026-11-01T09:00:00Z, and that much later when the items may go.
-    const CONNECTED: &str = "2026-11-01T09:00:00Z";
+    const CONNECTED: &str = "2026-11-01T09:00:00.000Z";
     const TTL: &str = "1793531400";
 
     fn connection() -> Connection {
