@@ -3,10 +3,9 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::ids::harmless;
 use crate::{
-    CampaignId, ClaimId, ConnectionId, Coupon, InvalidValue, PartnerId, RETENTION_SECONDS,
-    Timestamp, TraceHeader, UserId,
+    CampaignId, ClaimId, ConnectionId, Coupon, InvalidValue, Malformed, PartnerId,
+    RETENTION_SECONDS, Timestamp, TraceHeader, UserId, read_object, whole,
 };
 
 /// The only version of the claim message.
@@ -148,6 +147,7 @@ pub fn claim_list<'a>(
 pub struct ClaimMessage {
     /// The message's form; another one is not understood.
     #[cfg_attr(feature = "schema", schemars(extend("const" = CLAIM_MESSAGE_VERSION)))]
+    #[serde(deserialize_with = "whole")]
     pub version: u8,
     /// Names the wish; a repeat has the same.
     pub claim_id: ClaimId,
@@ -169,8 +169,8 @@ pub struct ClaimMessage {
 #[derive(Debug, Error)]
 pub enum ClaimMessageError {
     /// Not JSON, a field missing, or a value out of its bounds.
-    #[error("not a claim message: {}", complaint(.0))]
-    Malformed(#[from] serde_json::Error),
+    #[error("not a claim message: {0}")]
+    Malformed(#[from] Malformed),
     /// A version this code does not know.
     #[error("not a claim message: version {0} is unknown")]
     Version(u8),
@@ -182,18 +182,6 @@ pub enum ClaimMessageError {
     Attribute(#[from] InvalidValue),
 }
 
-fn complaint(error: &serde_json::Error) -> String {
-    harmless(error).unwrap_or_else(|| {
-        let (line, column) = (error.line(), error.column());
-        let what = if error.is_data() {
-            "a field of the wrong type"
-        } else {
-            "no JSON"
-        };
-        format!("{what} at line {line}, column {column}")
-    })
-}
-
 impl ClaimMessage {
     /// Reads a queue message's body; `sent_at` is the queue's `SentTimestamp`.
     ///
@@ -203,7 +191,7 @@ impl ClaimMessage {
         if body.len() > MAX_CLAIM_MESSAGE_BYTES {
             return Err(ClaimMessageError::TooLong(body.len()));
         }
-        let message: Self = serde_json::from_str(body)?;
+        let message: Self = read_object(body, "message")?;
         if message.version != CLAIM_MESSAGE_VERSION {
             return Err(ClaimMessageError::Version(message.version));
         }
@@ -282,6 +270,14 @@ mod tests {
     }
 
     #[test]
+    fn a_version_is_a_number_however_it_is_written() {
+        for one in ["1", "1.0", "1e0", "0.1e1"] {
+            let message = body("").replace("\"version\":1", &format!("\"version\":{one}"));
+            assert!(ClaimMessage::parse(&message, SENT).is_ok(), "{one}");
+        }
+    }
+
+    #[test]
     fn a_claim_more_than_a_minute_ahead_is_from_the_future() {
         let claim = |at: &str| {
             ClaimMessage::parse(&body(&format!(r#","requestedAt":"{at}""#)), SENT).unwrap()
@@ -304,12 +300,16 @@ mod tests {
     #[test]
     fn what_is_no_claim_is_named_without_its_content() {
         for (bad, says) in [
-            ("hello".to_owned(), "no JSON"),
+            ("hello".to_owned(), "message must be a JSON object"),
             (
                 body("").replace("\"version\":1", "\"version\":\"SECRET\""),
-                "wrong type at line 1",
+                "version must be a whole number",
             ),
-            (body("").replace("\"userId\":\"u\"", "\"x\":1"), "userId"),
+            (
+                body("").replace("\"userId\":\"u\"", "\"x\":1"),
+                "userId is missing",
+            ),
+            (body(r#","userId":"SECRET""#), "userId must be given once"),
             (body("").replace("\"u\"", "\"a b\""), "userId must be"),
             (
                 body("").replace("\"version\":1", "\"version\":2"),

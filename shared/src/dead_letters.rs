@@ -269,7 +269,7 @@ fn read_claim(body: &str, sent_at: Option<Timestamp>) -> Result<Claim, String> {
     };
     let sent_at = sent_at.ok_or_else(|| missing.to_string())?;
     ClaimMessage::parse(body, sent_at).map_err(|error| match error {
-        ClaimMessageError::Malformed(error) => without_content(&error),
+        ClaimMessageError::Malformed(error) => error.to_string(),
         other => other.to_string(),
     })
 }
@@ -467,11 +467,15 @@ mod tests {
     #[test]
     fn what_is_no_message_is_named_without_its_content_and_not_sent_again() {
         for (queue, body, says) in [
-            (Queue::Claims, "secret".to_owned(), "no JSON at line 1"),
+            (
+                Queue::Claims,
+                "secret".to_owned(),
+                "message must be a JSON object",
+            ),
             (
                 Queue::Claims,
                 message(json!({"version": "secret"})),
-                "not the value expected",
+                "version must be a whole number",
             ),
             (Queue::Claims, message(json!({"version": 9})), "version 9"),
             (
@@ -487,7 +491,7 @@ mod tests {
             (
                 Queue::Claims,
                 r#"{"version":1,"userId":"secret"}"#.to_owned(),
-                "missing field `claimId`",
+                "claimId is missing",
             ),
             (
                 Queue::Deliveries,

@@ -18,23 +18,18 @@ pub struct InvalidValue {
     pub expected: &'static str,
 }
 
-/// What a parser's complaint says about the form, if that is all it says: a missing field, or one of our own bounds. Others
-/// quote the offending value, which neither a client nor a log shall read.
-pub(crate) fn harmless(error: &serde_json::Error) -> Option<String> {
-    let text = error.to_string();
-    let is_ours = text.contains(" must be ") && !text.starts_with("invalid ");
-    (is_ours || text.starts_with("missing field")).then_some(text)
-}
-
 macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident, $field:literal, $max:literal, $extra:literal, $expected:literal) => {
+    ($(#[$doc:meta])* $name:ident, $field:literal, $max:literal, $extra:literal, $expected:literal $(, not $reserved:expr)?) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
         #[cfg_attr(
             feature = "schema",
             derive(schemars::JsonSchema),
-            schemars(extend("pattern" = concat!("^[A-Za-z0-9", $extra, "]{1,", $max, "}$")))
+            schemars(extend(
+                "pattern" = concat!("^[A-Za-z0-9", $extra, "]{1,", $max, "}$")
+                $(, "not" = serde_json::json!({"enum": $reserved}))?
+            ))
         )]
         pub struct $name(String);
 
@@ -46,7 +41,8 @@ macro_rules! text_id {
             pub fn new(text: impl Into<String>) -> Result<Self, InvalidValue> {
                 let text = text.into();
                 let fits = (1..=$max).contains(&text.len())
-                    && text.bytes().all(|b| b.is_ascii_alphanumeric() || $extra.as_bytes().contains(&b));
+                    && text.bytes().all(|b| b.is_ascii_alphanumeric() || $extra.as_bytes().contains(&b))
+                    $(&& !$reserved.contains(&text.as_str()))?;
                 fits.then_some(Self(text)).ok_or(InvalidValue { field: $field, expected: $expected })
             }
 
@@ -77,9 +73,14 @@ macro_rules! text_id {
     };
 }
 
+/// The names of a folder and of the one above it. A user's id is a segment of paths, and whatever reads a path as RFC 3986
+/// (section 5.2.4) takes such a segment away, with the one before it.
+const DOT_SEGMENTS: [&str; 2] = [".", ".."];
+
 text_id!(
     /// Who claims, in the partner's own naming.
-    UserId, "userId", 128, "._:@~-", "1 to 128 characters of A-Z a-z 0-9 . _ : @ ~ -"
+    UserId, "userId", 128, "._:@~-", "1 to 128 characters of A-Z a-z 0-9 . _ : @ ~ -, and neither . nor ..",
+    not DOT_SEGMENTS
 );
 text_id!(
     /// One wish for a coupon. A repeat carries the same id and gets the same answer.
@@ -147,6 +148,17 @@ mod tests {
         assert!(UserId::new("x".repeat(129)).is_err());
         assert!(UserId::new("x".repeat(128)).is_ok());
         assert!(PartnerId::new("a#b").is_err());
+    }
+
+    #[test]
+    fn a_user_is_never_named_like_a_folder() {
+        for dots in [".", ".."] {
+            assert_eq!(UserId::new(dots).unwrap_err().field, "userId");
+            assert!(serde_json::from_value::<UserId>(dots.into()).is_err());
+        }
+        for id in ["...", ".a", "a.", "..a", "a..b", "~", "-", ":"] {
+            assert!(UserId::new(id).is_ok(), "{id}");
+        }
     }
 
     #[test]

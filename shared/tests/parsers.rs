@@ -81,7 +81,7 @@ fn any_text() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(firstcome_core::hostile::cases(2000))]
 
     #[test]
     fn a_frame_is_understood_or_refused_without_its_content(text in any_text()) {
@@ -99,7 +99,7 @@ proptest! {
 
     #[test]
     fn a_claim_travels_through_the_queue_with_the_time_it_is_judged_by(
-        claim in "[A-Za-z0-9._:-]{1,64}", user in "[A-Za-z0-9._:@~-]{1,128}", at in 0..4_000_000_000_000_i64,
+        claim in "[A-Za-z0-9._:-]{1,64}", user in "[A-Za-z0-9._:@~-]{1,127}[A-Za-z0-9_]", at in 0..4_000_000_000_000_i64,
         socket in proptest::option::of("[A-Za-z0-9=_-]{1,64}"),
     ) {
         let sent = Claim {

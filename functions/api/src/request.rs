@@ -9,7 +9,7 @@ use axum::{
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use firstcome_core::{
-    BroadcastId, CampaignId, IdempotencyKey, InvalidValue, OrderId, UserId, sha256_hex,
+    BroadcastId, CampaignId, IdempotencyKey, InvalidValue, OrderId, UserId, read_object, sha256_hex,
 };
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -37,60 +37,14 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
                 let detail = format!("body must be at most {MAX_BODY_BYTES} bytes");
                 Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
             })?;
+        // JSON is UTF-8 (RFC 8259, section 8.1).
+        let text = std::str::from_utf8(&bytes)
+            .map_err(|_| Problem::malformed("body", "body must be a JSON object"))?;
         Ok(Self {
-            value: parse(&bytes)?,
+            value: read_object(text, "body")?,
             sha256: sha256_hex(&bytes),
         })
     }
-}
-
-fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, Problem> {
-    // Serde would take an array for a struct.
-    if !json.trim_ascii_start().starts_with(b"{") {
-        return Err(not_an_object());
-    }
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let value = serde_path_to_error::deserialize(&mut deserializer)
-        .map_err(|error| complaint(error.path().to_string(), error.inner()))?;
-    deserializer.end().map_err(|_| not_an_object())?;
-    Ok(value)
-}
-
-fn not_an_object() -> Problem {
-    Problem::malformed("body", "body must be a JSON object")
-}
-
-/// Serde's complaint, cut down to the field and what it may hold: the rest quotes the offending value.
-fn complaint(path: String, error: &serde_json::Error) -> Problem {
-    if !error.is_data() {
-        return not_an_object();
-    }
-    let text = error.to_string();
-    let text = text
-        .rsplit_once(" at line ")
-        .map_or(text.as_str(), |(text, _)| text);
-    let named = |prefix: &str| {
-        text.strip_prefix(prefix)?
-            .strip_suffix('`')
-            .map(str::to_owned)
-    };
-    if let Some(field) = named("missing field `") {
-        let detail = format!("{field} is missing");
-        return Problem::malformed(field, detail);
-    }
-    if let Some(field) = named("duplicate field `") {
-        let detail = format!("{field} must be given once");
-        return Problem::malformed(field, detail);
-    }
-    let expected = match text.strip_prefix("invalid ") {
-        Some(quoting) => quoting
-            .rsplit_once(", expected ")
-            .map(|(_, expected)| expected),
-        None => text.split_once(" must be ").map(|(_, expected)| expected),
-    };
-    let expected = expected.unwrap_or("a value of the documented type");
-    let detail = format!("{path} must be {expected}");
-    Problem::malformed(path, detail)
 }
 
 /// The ids in a path.
