@@ -1,10 +1,9 @@
 //! A campaign: who offers how many coupons, when. Rules only; where it is stored is a port's business.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::{
-    CampaignId, InvalidValue, Outcome, PartnerId, RETENTION_SECONDS, Timestamp,
+    Benefit, CampaignId, InvalidValue, Outcome, PartnerId, RETENTION_SECONDS, Timestamp,
     whole::{optional_whole, whole},
 };
 
@@ -48,9 +47,9 @@ pub struct Campaign {
     pub closes_at: Timestamp,
     /// How long a coupon can be used, in seconds from its issue.
     pub coupon_ttl_seconds: u32,
-    /// What the coupon gives; opaque JSON, at most 256 bytes encoded.
+    /// What the coupon gives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub benefit: Option<Value>,
+    pub benefit: Option<Benefit>,
     /// Over how many counters the stock is spread.
     pub shards: u16,
     /// Whether its claims wait in a queue of their own, with workers of their own.
@@ -108,10 +107,17 @@ pub struct NewCampaign {
     )]
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = MAX_COUPON_TTL_SECONDS)))]
     pub coupon_ttl_seconds: Option<u32>,
-    /// What a coupon gives: any JSON of at most 256 bytes. `{"type": "points", "amount": n}` (n from 1 to 1000000000000) is
-    /// credited to the holder's wallet when the coupon is redeemed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub benefit: Option<Value>,
+    /// What a coupon gives: any JSON of at most 256 bytes and 16 levels, each member given once. It comes back as it was sent,
+    /// without white space. `{"type": "points", "amount": n}` (n from 1 to 1000000000000) is credited to the holder's wallet
+    /// when the coupon is redeemed.
+    #[serde(
+        default,
+        deserialize_with = "Benefit::from_json",
+        serialize_with = "Benefit::to_json",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<serde_json::Value>"))]
+    pub benefit: Option<Benefit>,
     /// Over how many counters the stock is spread, for who expects another rush than the total suggests. Default: one per
     /// 1,000 coupons.
     #[serde(
@@ -128,27 +134,11 @@ pub struct NewCampaign {
 }
 
 impl NewCampaign {
-    /// Makes the campaign, with defaults filled in.
+    /// Judges what does not depend on the time of day.
     ///
     /// # Errors
     /// [`InvalidValue`] that names the first field out of its bounds.
-    pub fn into_campaign(
-        self,
-        campaign_id: CampaignId,
-        partner_id: PartnerId,
-        now: Timestamp,
-    ) -> Result<Campaign, InvalidValue> {
-        let opens_at = self.opens_at.unwrap_or(now);
-        let closes_at = self
-            .closes_at
-            .unwrap_or(opens_at.plus_seconds(DEFAULT_WINDOW_SECONDS));
-        let coupon_ttl_seconds = self
-            .coupon_ttl_seconds
-            .unwrap_or(DEFAULT_COUPON_TTL_SECONDS);
-        let benefit_bytes = self
-            .benefit
-            .as_ref()
-            .map_or(0, |benefit| benefit.to_string().len());
+    pub fn validate(&self) -> Result<(), InvalidValue> {
         let require = |holds: bool, field, expected| {
             holds.then_some(()).ok_or(InvalidValue { field, expected })
         };
@@ -162,16 +152,52 @@ impl NewCampaign {
             "total",
             "1 to 10000000",
         )?;
-        require(opens_at < closes_at, "closesAt", "later than opensAt")?;
-        require(now < closes_at, "closesAt", "in the future")?;
+        if let (Some(opens_at), Some(closes_at)) = (self.opens_at, self.closes_at) {
+            require(opens_at < closes_at, "closesAt", "later than opensAt")?;
+        }
         require(
-            (1..=MAX_COUPON_TTL_SECONDS).contains(&coupon_ttl_seconds),
+            self.coupon_ttl_seconds
+                .is_none_or(|ttl| (1..=MAX_COUPON_TTL_SECONDS).contains(&ttl)),
             "couponTtlSeconds",
             "1 to 157680000 seconds (5 years)",
         )?;
-        require(benefit_bytes <= 256, "benefit", "at most 256 bytes of JSON")?;
-        let shards = self.shards.unwrap_or_else(|| shards_for(self.total));
-        require((1..=MAX_SHARDS).contains(&shards), "shards", "1 to 64")?;
+        if let Some(benefit) = &self.benefit {
+            benefit.points()?;
+        }
+        require(
+            self.shards
+                .is_none_or(|shards| (1..=MAX_SHARDS).contains(&shards)),
+            "shards",
+            "1 to 64",
+        )
+    }
+
+    /// Makes the campaign, with defaults filled in.
+    ///
+    /// # Errors
+    /// [`InvalidValue`] that names the first field out of its bounds; what [`Self::validate`] admits is refused for the
+    /// time of day only.
+    pub fn into_campaign(
+        self,
+        campaign_id: CampaignId,
+        partner_id: PartnerId,
+        now: Timestamp,
+    ) -> Result<Campaign, InvalidValue> {
+        self.validate()?;
+        let opens_at = self.opens_at.unwrap_or(now);
+        let closes_at = self
+            .closes_at
+            .unwrap_or(opens_at.plus_seconds(DEFAULT_WINDOW_SECONDS));
+        let invalid = |expected| InvalidValue {
+            field: "closesAt",
+            expected,
+        };
+        if closes_at <= opens_at {
+            return Err(invalid("later than opensAt"));
+        }
+        if closes_at <= now {
+            return Err(invalid("in the future"));
+        }
         Ok(Campaign {
             campaign_id,
             partner_id,
@@ -179,9 +205,11 @@ impl NewCampaign {
             total: self.total,
             opens_at,
             closes_at,
-            coupon_ttl_seconds,
+            coupon_ttl_seconds: self
+                .coupon_ttl_seconds
+                .unwrap_or(DEFAULT_COUPON_TTL_SECONDS),
             benefit: self.benefit,
-            shards,
+            shards: self.shards.unwrap_or_else(|| shards_for(self.total)),
             priority: self.priority.unwrap_or_default(),
             created_at: now,
             closing_at: None,
@@ -343,8 +371,8 @@ mod tests {
         let title = |length| refused(json!({"title": "쿠".repeat(length)}));
         assert_eq!([title(1), title(128)], [None, None]);
         assert_eq!([title(0), title(129)], [Some("title"); 2]);
-        let benefit = |bytes: usize| refused(json!({"benefit": "x".repeat(bytes - 2)}));
-        assert_eq!([benefit(256), benefit(257)], [None, Some("benefit")]);
+        let points = |amount| refused(json!({"benefit": {"type": "points", "amount": amount}}));
+        assert_eq!([points(1), points(0)], [None, Some("benefit")]);
     }
 
     #[test]

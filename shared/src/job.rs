@@ -51,7 +51,6 @@ pub struct Answer {
     rename_all_fields = "camelCase"
 )]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[expect(clippy::large_enum_variant, reason = "one a message, and not kept")]
 pub enum DeliveryJob {
     /// Answers to claims.
     Deliver {

@@ -2,13 +2,12 @@
 //! holder's wallet in the same write, and the rollback takes them back in the same write.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use subtle::ConstantTimeEq;
 
 use crate::{
-    Amount, CampaignId, Cause, Coupon, Entropy, EntryId, EntryKind, Guard, Holder, InvalidValue,
-    Obstacle, OrderId, PortError, Posting, Refusal, Settled, StandingCoupons, Teller, Timestamp,
-    Wallet, WalletBook, WalletChange, earned,
+    Amount, CampaignId, Cause, Coupon, Entropy, EntryId, EntryKind, Guard, Holder, Obstacle,
+    OrderId, PortError, Posting, Refusal, Settled, StandingCoupons, Teller, Timestamp, Wallet,
+    WalletBook, WalletChange, earned,
 };
 
 /// How often a coupon that others keep using is judged again.
@@ -91,25 +90,6 @@ pub enum CouponUse {
     Expired,
     /// Its points could not be credited or taken back.
     Refused(Refusal),
-}
-
-/// The points a benefit is worth: `{"type": "points", "amount": n}`. Every other benefit is opaque.
-///
-/// # Errors
-/// [`InvalidValue`] if it says points and no [`Amount`] of them.
-pub fn points_of(benefit: Option<&Value>) -> Result<Option<Amount>, InvalidValue> {
-    let is_points = |benefit: &&Value| benefit["type"] == "points";
-    let Some(benefit) = benefit.filter(is_points) else {
-        return Ok(None);
-    };
-    let amount = benefit["amount"].as_u64().map(Amount::new);
-    match amount {
-        Some(Ok(amount)) => Ok(Some(amount)),
-        _ => Err(InvalidValue {
-            field: "benefit",
-            expected: "of type points with an amount from 1 to 1000000000000",
-        }),
-    }
 }
 
 /// Where coupons are used.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{Extension, Json, extract::State, response::IntoResponse};
 use firstcome_core::{
-    Campaign, CouponDesk, CouponOf, CouponUse, Holder, OrderId, PartnerId, Teller, points_of,
+    Benefit, Campaign, CouponDesk, CouponOf, CouponUse, Holder, OrderId, PartnerId, Teller,
 };
 use serde::Deserialize;
 
@@ -38,7 +38,8 @@ pub(crate) async fn redeem<P: Ports>(
     let desk = desk(&api);
     let (of, campaign) = coupon_of(&api, partner, &ids).await?;
     // A benefit that only looks like points is none: since they are checked, it cannot be created.
-    let points = points_of(campaign.benefit.as_ref()).unwrap_or_default();
+    let points = campaign.benefit.as_ref().map(Benefit::points);
+    let points = points.transpose().unwrap_or_default().flatten();
     answer(desk.redeem(&of, &order_id, code.as_deref(), points).await?)
 }
 
