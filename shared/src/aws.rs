@@ -14,6 +14,7 @@ mod keys;
 mod ledger;
 #[cfg(feature = "operator")]
 pub mod operator;
+mod page;
 mod pusher;
 mod queues;
 mod redemptions;

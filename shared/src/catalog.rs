@@ -2,7 +2,6 @@
 //! Ports and pure parts; claiming and issuing live elsewhere.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -10,7 +9,8 @@ use crate::{
     PartnerId, PortError, Timestamp, Topic, UserId,
 };
 
-/// How long an `Idempotency-Key` of a campaign's creation is remembered, in seconds.
+/// How long an `Idempotency-Key` names its request, in seconds, whatever it is the request of. It is judged by the time of
+/// the request at hand, to the second: that the store has not yet removed what it knew of the key means nothing.
 pub const IDEMPOTENCY_SECONDS: i64 = 86_400;
 
 /// How long an announcement's report can be read, in seconds (7 days).
@@ -24,27 +24,6 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// Whether DynamoDB can store the JSON and give it back unchanged: named members, modest depth, and numbers within its
-/// range (magnitude 1e-130 to 9.9e125).
-pub fn is_storable(value: &Value) -> bool {
-    fn fits(value: &Value, depth: u8) -> bool {
-        match value {
-            Value::Number(number) => number
-                .as_f64()
-                .is_none_or(|n| n == 0.0 || (1e-129..1e125).contains(&n.abs())),
-            Value::Array(items) => depth > 0 && items.iter().all(|item| fits(item, depth - 1)),
-            Value::Object(members) => {
-                depth > 0
-                    && members
-                        .iter()
-                        .all(|(name, member)| !name.is_empty() && fits(member, depth - 1))
-            }
-            Value::Null | Value::Bool(_) | Value::String(_) => true,
-        }
-    }
-    fits(value, 16)
-}
-
 /// One page of a longer list.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Page<T> {
@@ -54,18 +33,17 @@ pub struct Page<T> {
     pub next: Option<CampaignId>,
 }
 
-/// By what a repeated creation is recognized. Neither the key nor the body itself is stored.
+/// By what a repeated request is recognized. Neither the key nor the body itself is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Idempotency {
     /// SHA-256 of the caller's key, in hex.
     pub key_sha256: String,
-    /// SHA-256 of the request's body, in hex.
+    /// SHA-256 of what is asked for, in hex: the body, and what of the path matters.
     pub body_sha256: String,
 }
 
 /// What became of a creation.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "one a request, and not kept")]
 pub enum Creation {
     /// The campaign stands now.
     Created,
@@ -84,6 +62,15 @@ pub trait CampaignCatalog {
         campaign: &Campaign,
         idempotency: Option<&Idempotency>,
     ) -> impl Future<Output = Result<Creation, PortError>> + Send;
+
+    /// What an earlier creation with this key came to, as far as the key still counts at `now`; `None` if it is free. MUST
+    /// see every creation that was answered before the call.
+    fn recall(
+        &self,
+        partner: &PartnerId,
+        idempotency: &Idempotency,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Creation>, PortError>> + Send;
 
     /// The partner's campaigns behind `after`, newest first, at most `limit` (up to 100).
     /// MUST see every write that was answered before the call.
@@ -106,9 +93,6 @@ pub struct ReportRecord {
     /// What it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<AnnouncementKind>,
-    /// SHA-256 of the request's body, in hex; absent if nobody asked for it over HTTP.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub body_sha256: Option<String>,
     /// When it was asked for.
     pub created_at: Timestamp,
     /// Whether every page has been sent on its way.
@@ -116,12 +100,13 @@ pub struct ReportRecord {
     pub fanned_out: bool,
 }
 
-impl ReportRecord {
-    /// Whether `other` asks for the same announcement, whatever has become of either.
-    pub fn asks_the_same(&self, other: &Self) -> bool {
-        (&self.partner_id, &self.topic, &self.body_sha256)
-            == (&other.partner_id, &other.topic, &other.body_sha256)
-    }
+/// What became of an announcement that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// This record stands under this id, now or since the same was asked for with the same key.
+    Standing(BroadcastId, ReportRecord),
+    /// The key came before with something else.
+    Mismatch,
 }
 
 /// How far one page of an announcement has come.
@@ -205,12 +190,14 @@ impl BroadcastReport {
 
 /// Opens and reads the reports of announcements.
 pub trait BroadcastReports {
-    /// Stores the record if none stands under the id, and returns the one that stands.
+    /// Stores the record if none stands under the id, and returns the one that stands. With a key that came before, within
+    /// [`IDEMPOTENCY_SECONDS`] of the record's time, the id is the one that it came with first.
     fn open(
         &self,
         id: &BroadcastId,
         record: &ReportRecord,
-    ) -> impl Future<Output = Result<ReportRecord, PortError>> + Send;
+        idempotency: Option<&Idempotency>,
+    ) -> impl Future<Output = Result<Opening, PortError>> + Send;
 
     /// The report, `None` if there is none (any more).
     fn report(
@@ -260,8 +247,6 @@ impl IdempotencyKey {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn record(fanned_out: bool) -> ReportRecord {
@@ -270,7 +255,6 @@ mod tests {
             topic: Topic::Partner(partner.clone()),
             partner_id: partner,
             kind: Some(AnnouncementKind::Message),
-            body_sha256: None,
             created_at: Timestamp::EPOCH,
             fanned_out,
         }
@@ -319,18 +303,6 @@ mod tests {
             BroadcastReport::sum(&record(true), &pages).status,
             BroadcastStatus::Running
         );
-    }
-
-    #[test]
-    fn what_the_store_could_not_give_back_is_not_storable() {
-        assert!(is_storable(
-            &json!({"percent": 10, "of": [1.5, null, "x", {"y": 0}]})
-        ));
-        assert!(!is_storable(&json!({"": 1})));
-        assert!(!is_storable(&json!(1e300)));
-        assert!(!is_storable(&json!(1e-200)));
-        let deep = (0..40).fold(json!(1), |inner, _| json!([inner]));
-        assert!(!is_storable(&deep));
     }
 
     #[test]

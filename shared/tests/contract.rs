@@ -12,14 +12,17 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use firstcome_core::aws::{Aws, DynamoCampaigns, DynamoCatalog, DynamoLedger, contract};
-use firstcome_core::memory::{MemoryLedger, sample_campaign};
+use firstcome_core::aws::{
+    Aws, DynamoCampaigns, DynamoCatalog, DynamoLedger, DynamoUserCoupons, contract,
+};
+use firstcome_core::memory::{MemoryCatalog, MemoryLedger, sample_campaign};
 use firstcome_core::{
-    CLOSING_PATIENCE, Campaign, CampaignCatalog, CampaignClosing, CampaignId, CampaignRecords,
-    Chunk, ChunkOutcome, Claim, ClaimId, Confirmation, Coupon, CouponLedger, CouponReason, Entropy,
-    FIRST_PACE_SECONDS, Freeze, Issuer, Mark, Outcome, SoldMarks, StockCounters, StockReason,
-    StockTicks, SystemClock, SystemEntropy, Timestamp, UserId, Verdict, close_campaign,
-    coupon_code,
+    Benefit, BroadcastId, BroadcastReports, CLOSING_PATIENCE, Campaign, CampaignCatalog,
+    CampaignClosing, CampaignId, CampaignRecords, Chunk, ChunkOutcome, Claim, ClaimId,
+    Confirmation, Coupon, CouponLedger, CouponReason, Creation, Entropy, FIRST_PACE_SECONDS,
+    Freeze, IDEMPOTENCY_SECONDS, Idempotency, Issuer, Mark, Opening, Outcome, ReportRecord,
+    SoldMarks, StockCounters, StockReason, StockTicks, SystemClock, SystemEntropy, Timestamp,
+    Topic, UserCoupons, UserId, Verdict, close_campaign, coupon_code,
 };
 use futures_util::future::join_all;
 use tokio::time::Instant;
@@ -36,6 +39,11 @@ trait Store: Clone {
         + Clone
         + Sync;
     type Ledger: CouponLedger + Clone;
+    type Catalog: CampaignCatalog + BroadcastReports;
+    type UserCoupons: UserCoupons;
+    fn catalog(&self) -> Self::Catalog;
+    /// The coupons of campaigns that were created in this catalog.
+    fn user_coupons(&self, catalog: &Self::Catalog) -> Self::UserCoupons;
     fn campaigns(&self) -> Self::Campaigns;
     fn ledger(&self) -> Self::Ledger;
     async fn add(&self, campaign: &Campaign);
@@ -50,6 +58,14 @@ trait Store: Clone {
 impl Store for MemoryLedger {
     type Campaigns = Self;
     type Ledger = Self;
+    type Catalog = MemoryCatalog;
+    type UserCoupons = MemoryCatalog;
+    fn catalog(&self) -> MemoryCatalog {
+        MemoryCatalog::over(self)
+    }
+    fn user_coupons(&self, catalog: &MemoryCatalog) -> MemoryCatalog {
+        catalog.clone()
+    }
     fn campaigns(&self) -> Self {
         self.clone()
     }
@@ -73,6 +89,14 @@ struct Dynamo {
 impl Store for Dynamo {
     type Campaigns = DynamoCampaigns;
     type Ledger = DynamoLedger;
+    type Catalog = DynamoCatalog;
+    type UserCoupons = DynamoUserCoupons;
+    fn catalog(&self) -> DynamoCatalog {
+        self.catalog.clone()
+    }
+    fn user_coupons(&self, _: &DynamoCatalog) -> DynamoUserCoupons {
+        DynamoUserCoupons::new(&self.aws, self.table.clone())
+    }
     fn campaigns(&self) -> DynamoCampaigns {
         self.campaigns.clone()
     }
@@ -169,7 +193,7 @@ fn reasons(outcome: ChunkOutcome) -> (StockReason, Vec<CouponReason>) {
 
 async fn a_campaign_reads_back_as_created(store: &impl Store) {
     let campaign = Campaign {
-        benefit: Some(serde_json::json!({"points": 100, "tags": []})),
+        benefit: Benefit::new(r#"{"points":100.0,"tags":[]}"#).ok(),
         ..campaign(2500)
     };
     store.add(&campaign).await;
@@ -667,6 +691,126 @@ async fn a_concurrent_sale_is_exact(store: &impl Store) {
     assert_eq!(books(store, &campaign).await, (0, 1200));
 }
 
+async fn a_full_last_page_names_no_next_one(store: &impl Store) {
+    let catalog = store.catalog();
+    let coupons = store.user_coupons(&catalog);
+    let user = UserId::new("user-1").unwrap();
+    let partner = campaign(1).partner_id;
+    for many in 0..=5_u16 {
+        if many > 0 {
+            let campaign = campaign(1);
+            catalog.create(&campaign, None).await.unwrap();
+            let outcome = issue(store, &chunk(&campaign, 0, 1..2)).await;
+            assert_eq!(outcome, ChunkOutcome::Issued);
+        }
+        for limit in 1..=6 {
+            let (mut seen, mut after) = (Vec::new(), None);
+            loop {
+                let campaigns = catalog.list(&partner, after.as_ref(), limit).await.unwrap();
+                let listed = coupons.coupons_of(&partner, &user, after.as_ref(), limit);
+                let coupons = listed.await.unwrap();
+                assert_eq!(coupons.next, campaigns.next);
+                assert_eq!(coupons.items.len(), campaigns.items.len());
+                assert!(
+                    many == 0 || !campaigns.items.is_empty(),
+                    "{many} by {limit}"
+                );
+                seen.extend(
+                    campaigns
+                        .items
+                        .into_iter()
+                        .map(|campaign| campaign.campaign_id),
+                );
+                after = campaigns.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(seen.len(), usize::from(many), "by {limit}");
+            assert!(seen.is_sorted_by(|a, b| a > b), "newest first");
+        }
+    }
+}
+
+fn asked(body: &str) -> Idempotency {
+    Idempotency {
+        key_sha256: "key".into(),
+        body_sha256: body.into(),
+    }
+}
+
+async fn a_key_names_one_creation_for_a_day(store: &impl Store) {
+    let catalog = store.catalog();
+    let at = |second: i64| Campaign {
+        created_at: NOW.plus_seconds(second),
+        ..campaign(1)
+    };
+    let first = at(0);
+    let recalled = async |body: &str, second: i64| {
+        let now = NOW.plus_seconds(second);
+        let recalled = catalog.recall(&first.partner_id, &asked(body), now).await;
+        recalled.unwrap()
+    };
+    assert_eq!(recalled("body", 0).await, None);
+    let made = catalog.create(&first, Some(&asked("body"))).await.unwrap();
+    assert_eq!(made, Creation::Created);
+    let last = IDEMPOTENCY_SECONDS - 1;
+    let again = catalog
+        .create(&at(last), Some(&asked("body")))
+        .await
+        .unwrap();
+    assert_eq!(again, Creation::Repeated(first.clone()));
+    assert_eq!(recalled("body", last).await, Some(again));
+    let other = catalog
+        .create(&at(last), Some(&asked("other")))
+        .await
+        .unwrap();
+    assert_eq!(other, Creation::Mismatch);
+    assert_eq!(recalled("other", last).await, Some(other));
+    for body in ["body", "other"] {
+        assert_eq!(recalled(body, last + 1).await, None);
+    }
+    let (second, third) = (at(last + 1), at(last + 2));
+    let made = catalog
+        .create(&second, Some(&asked("other")))
+        .await
+        .unwrap();
+    assert_eq!(made, Creation::Created);
+    let again = catalog.create(&third, Some(&asked("other"))).await.unwrap();
+    assert_eq!(again, Creation::Repeated(second));
+}
+
+async fn a_key_names_one_broadcast_for_a_day(store: &impl Store) {
+    let catalog = store.catalog();
+    let open = async |id: &str, body: &str, second: i64| {
+        let partner = campaign(1).partner_id;
+        let record = ReportRecord {
+            topic: Topic::Partner(partner.clone()),
+            partner_id: partner,
+            kind: None,
+            created_at: NOW.plus_seconds(second),
+            fanned_out: false,
+        };
+        let id = BroadcastId::new(id).unwrap();
+        match catalog
+            .open(&id, &record, Some(&asked(body)))
+            .await
+            .unwrap()
+        {
+            Opening::Standing(id, standing) => Some((id.to_string(), standing.created_at)),
+            Opening::Mismatch => None,
+        }
+    };
+    let opened = |id: &str, second: i64| Some((id.to_owned(), NOW.plus_seconds(second)));
+    let last = IDEMPOTENCY_SECONDS - 1;
+    assert_eq!(open("a", "body", 0).await, opened("a", 0));
+    assert_eq!(open("b", "body", last).await, opened("a", 0));
+    assert_eq!(open("c", "other", last).await, None);
+    assert_eq!(open("d", "other", last + 1).await, opened("d", last + 1));
+    assert_eq!(open("e", "other", last + 2).await, opened("d", last + 1));
+    assert_eq!(open("f", "body", last + 2).await, None);
+}
+
 /// What the ledger's token rests on, and only a real store can show: DynamoDB refuses a token it has seen with
 /// another request, so a token that names the wrong content is an error and never a second write.
 #[tokio::test]
@@ -715,4 +859,7 @@ contract!(
     a_confirmation_finds_exactly_what_stands,
     marks_are_set_once,
     a_concurrent_sale_is_exact,
+    a_full_last_page_names_no_next_one,
+    a_key_names_one_creation_for_a_day,
+    a_key_names_one_broadcast_for_a_day,
 );

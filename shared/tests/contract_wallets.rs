@@ -269,6 +269,18 @@ async fn pages_of_entries_neither_repeat_nor_skip(store: &impl Store) {
         .map(|entry| entry.amount)
         .collect();
     assert_eq!(amounts, (1..=30).collect::<Vec<i64>>());
+    let (mut full_pages, mut before) = (0, None);
+    loop {
+        let (wallets, ann) = (store.wallets(), holder("ann"));
+        let page = wallets.entries(&ann, before.as_ref(), 10).await.unwrap();
+        assert_eq!(page.entries.len(), 10, "no page is empty");
+        full_pages += 1;
+        before = page.next;
+        if before.is_none() {
+            break;
+        }
+    }
+    assert_eq!(full_pages, 3);
 }
 
 async fn a_posting_for_an_older_wallet_changes_nothing(store: &impl Store) {

@@ -14,13 +14,14 @@ use aws_sdk_dynamodb::{
 
 use crate::{
     BroadcastId, BroadcastReport, BroadcastReports, Campaign, CampaignCatalog, CampaignId,
-    CampaignRecords, Coupon, Creation, IDEMPOTENCY_SECONDS, Idempotency, Page, PageCounts,
-    PartnerId, PortError, REPORT_SECONDS, ReportRecord, UserCoupons, UserId,
+    CampaignRecords, Coupon, Creation, IDEMPOTENCY_SECONDS, Idempotency, Opening, Page, PageCounts,
+    PartnerId, PortError, REPORT_SECONDS, ReportRecord, Timestamp, UserCoupons, UserId,
     aws::{
         Aws, DynamoCampaigns,
         campaigns::{campaign_key, stock_key},
         error::port_error,
         item::{Item, key, number, read, record, text, ttl},
+        page::page,
     },
 };
 
@@ -118,21 +119,80 @@ impl DynamoCatalog {
                 "a condition failed where none was set",
             ));
         };
-        if attribute(&item, "bodySha256") != Some(&idempotency.body_sha256) {
-            return Ok(Creation::Mismatch);
+        match made_before::<CampaignId>(CREATE, idempotency, &item, "campaignId")? {
+            None => Ok(Creation::Mismatch),
+            Some(id) if id == campaign.campaign_id => Ok(Creation::Created),
+            Some(id) => self.standing(CREATE, &id).await.map(Creation::Repeated),
         }
-        let id = attribute(&item, "campaignId").and_then(|id| CampaignId::new(id).ok());
-        let id =
-            id.ok_or_else(|| PortError::reject(CREATE, "the idempotency item names no campaign"))?;
-        if id == campaign.campaign_id {
-            return Ok(Creation::Created);
+    }
+
+    /// Remembers that the key's request made this broadcast; the id is that of the first such request. `None`: it made
+    /// another one, of another request.
+    async fn remember(
+        &self,
+        id: &BroadcastId,
+        asked: &ReportRecord,
+        idempotency: &Idempotency,
+    ) -> Result<Option<BroadcastId>, PortError> {
+        let mut item = memory(&asked.partner_id, idempotency, BROADCAST, asked.created_at);
+        item.insert("broadcastId".into(), text(id.as_str()));
+        let request = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(item))
+            .condition_expression(FORGOTTEN)
+            .expression_attribute_names("#ttl", "ttl")
+            .expression_attribute_values(":now", ttl(asked.created_at))
+            .return_values_on_condition_check_failure(OnFailure::AllOld);
+        match request.send().await {
+            Ok(_) => Ok(Some(id.clone())),
+            Err(error) => match refused_by(&error) {
+                Some(item) => made_before(OPEN, idempotency, &item, "broadcastId"),
+                None => Err(port_error(OPEN, error)),
+            },
         }
-        self.standing(CREATE, &id).await.map(Creation::Repeated)
     }
 }
 
 const CREATE: &str = "create the campaign";
 const LIST: &str = "list the campaigns";
+const OPEN: &str = "open the report";
+
+/// Nothing is known of the key, or nothing that still counts: an item past its TTL may linger for days.
+const FORGOTTEN: &str = "attribute_not_exists(pk) OR #ttl <= :now";
+/// The sort keys of what is known of keys, by what they made.
+const CAMPAIGN: &str = "CAMPAIGN";
+const BROADCAST: &str = "BROADCAST";
+
+/// What is to be known of a key, without what it made.
+fn memory(
+    partner: &PartnerId,
+    idempotency: &Idempotency,
+    made: &'static str,
+    now: Timestamp,
+) -> Item {
+    let pk = format!("IDEMPOTENCY#{partner}#{}", idempotency.key_sha256);
+    let mut item = key(pk, made);
+    item.insert("bodySha256".into(), text(&idempotency.body_sha256));
+    item.insert("ttl".into(), ttl(now.plus_seconds(IDEMPOTENCY_SECONDS)));
+    item
+}
+
+/// The id of what the key made before; `None` if that was of another request.
+fn made_before<T: TryFrom<String>>(
+    operation: &'static str,
+    idempotency: &Idempotency,
+    item: &Item,
+    name: &str,
+) -> Result<Option<T>, PortError> {
+    if attribute(item, "bodySha256") != Some(&idempotency.body_sha256) {
+        return Ok(None);
+    }
+    let id = attribute(item, name).and_then(|id| T::try_from(id.to_owned()).ok());
+    id.map(Some)
+        .ok_or_else(|| PortError::reject(operation, "the idempotency item names nothing"))
+}
 
 impl CampaignCatalog for DynamoCatalog {
     async fn create(
@@ -144,6 +204,41 @@ impl CampaignCatalog for DynamoCatalog {
         match self.transact(CREATE, items).await? {
             Transacted::Applied => Ok(Creation::Created),
             Transacted::Refused(reasons) => self.met(campaign, idempotency, reasons).await,
+        }
+    }
+
+    async fn recall(
+        &self,
+        partner: &PartnerId,
+        idempotency: &Idempotency,
+        now: Timestamp,
+    ) -> Result<Option<Creation>, PortError> {
+        const OPERATION: &str = "recall the campaign's creation";
+        let key = format!("IDEMPOTENCY#{partner}#{}", idempotency.key_sha256);
+        let request = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .set_key(Some(self::key(key, CAMPAIGN)))
+            .consistent_read(true);
+        let output = request
+            .send()
+            .await
+            .map_err(|error| port_error(OPERATION, error))?;
+        let counts = |item: &Item| {
+            let ends = item.get("ttl").and_then(|ttl| ttl.as_n().ok());
+            ends.and_then(|ends| ends.parse().ok())
+                .is_some_and(|ends: i64| now.epoch_seconds() < ends)
+        };
+        let Some(item) = output.item.filter(counts) else {
+            return Ok(None);
+        };
+        match made_before::<CampaignId>(OPERATION, idempotency, &item, "campaignId")? {
+            None => Ok(Some(Creation::Mismatch)),
+            Some(id) => {
+                let standing = self.standing(OPERATION, &id).await?;
+                Ok(Some(Creation::Repeated(standing)))
+            }
         }
     }
 
@@ -174,9 +269,16 @@ impl BroadcastReports for DynamoCatalog {
         &self,
         id: &BroadcastId,
         asked: &ReportRecord,
-    ) -> Result<ReportRecord, PortError> {
-        const OPERATION: &str = "open the report";
-        let mut item = record(OPERATION, key(report_pk(id), "REPORT"), asked)?;
+        idempotency: Option<&Idempotency>,
+    ) -> Result<Opening, PortError> {
+        let id = match idempotency {
+            None => id.clone(),
+            Some(idempotency) => match self.remember(id, asked, idempotency).await? {
+                Some(first) => first,
+                None => return Ok(Opening::Mismatch),
+            },
+        };
+        let mut item = record(OPEN, key(report_pk(&id), "REPORT"), asked)?;
         item.insert(
             "ttl".into(),
             ttl(asked.created_at.plus_seconds(REPORT_SECONDS)),
@@ -188,13 +290,14 @@ impl BroadcastReports for DynamoCatalog {
             .set_item(Some(item))
             .condition_expression("attribute_not_exists(pk)")
             .return_values_on_condition_check_failure(OnFailure::AllOld);
-        match request.send().await {
-            Ok(_) => Ok(asked.clone()),
+        let standing = match request.send().await {
+            Ok(_) => asked.clone(),
             Err(error) => match refused_by(&error) {
-                Some(item) => read(OPERATION, item),
-                None => Err(port_error(OPERATION, error)),
+                Some(item) => read(OPEN, item)?,
+                None => return Err(port_error(OPEN, error)),
             },
-        }
+        };
+        Ok(Opening::Standing(id, standing))
     }
 
     async fn report(&self, id: &BroadcastId) -> Result<Option<BroadcastReport>, PortError> {
@@ -269,7 +372,8 @@ impl UserCoupons for DynamoUserCoupons {
     }
 }
 
-/// One page of a partition whose sort keys are campaign ids, the youngest first.
+/// One page of a partition whose sort keys are campaign ids, the youngest first. One item more than the page holds is asked
+/// for: only if there is one, there is a next page.
 async fn newest_first(
     (client, table): (&Client, &str),
     operation: &'static str,
@@ -284,18 +388,11 @@ async fn newest_first(
         .consistent_read(true)
         .key_condition_expression("pk = :pk")
         .expression_attribute_values(":pk", text(pk))
-        .scan_index_forward(false)
-        .set_exclusive_start_key(start)
-        .limit(i32::from(limit));
-    let output = query
-        .send()
-        .await
-        .map_err(|error| port_error(operation, error))?;
-    let next = output
-        .last_evaluated_key
-        .as_ref()
-        .and_then(|key| CampaignId::new(attribute(key, "sk")?).ok());
-    Ok((output.items.unwrap_or_default(), next))
+        .scan_index_forward(false);
+    let (items, more) = page(operation, query, start, limit).await?;
+    let last = items.last().filter(|_| more);
+    let next = last.and_then(|item| CampaignId::new(attribute(item, "sk")?).ok());
+    Ok((items, next))
 }
 
 /// A creation's items. The record comes first, then the idempotency item if there is one: [`DynamoCatalog::met`] relies
@@ -309,19 +406,10 @@ fn creation(
     let new = |item| put(table, item).condition_expression("attribute_not_exists(pk)");
     let mut puts = vec![new(record(CREATE, campaign_key(id), campaign)?)];
     if let Some(idempotency) = idempotency {
-        let mut item = key(
-            format!("IDEMPOTENCY#{partner}#{}", idempotency.key_sha256),
-            "CAMPAIGN",
-        );
+        let mut item = memory(partner, idempotency, CAMPAIGN, campaign.created_at);
         item.insert("campaignId".into(), text(id.as_str()));
-        item.insert("bodySha256".into(), text(&idempotency.body_sha256));
-        item.insert(
-            "ttl".into(),
-            ttl(campaign.created_at.plus_seconds(IDEMPOTENCY_SECONDS)),
-        );
-        // An item past its TTL may linger for days; it no longer counts.
         let remember = put(table, item)
-            .condition_expression("attribute_not_exists(pk) OR #ttl <= :now")
+            .condition_expression(FORGOTTEN)
             .expression_attribute_names("#ttl", "ttl")
             .expression_attribute_values(":now", ttl(campaign.created_at));
         puts.push(remember);
@@ -595,8 +683,12 @@ mod tests {
         );
         let entry =
             |of: &Campaign| json!({"pk": {"S": "PARTNER#acme"}, "sk": {"S": of.campaign_id}});
-        let index =
-            json!({"Items": [entry(&newer), entry(&older)], "LastEvaluatedKey": entry(&older)});
+        let oldest = Campaign {
+            campaign_id: CampaignId::mint(now(), 0),
+            ..campaign(1)
+        };
+        let items = [entry(&newer), entry(&older), entry(&oldest)];
+        let index = json!({"Items": items, "LastEvaluatedKey": entry(&oldest)});
         let records = json!({"Responses": {TABLE: [item(&older), item(&newer)]}});
         let (catalog, sent) = catalog(&[(200, index), (200, records)]);
         let after = CampaignId::mint(now(), 10);
@@ -618,6 +710,9 @@ mod tests {
             (&query["ScanIndexForward"], &query["ConsistentRead"]),
             (&json!(false), &json!(true))
         );
+        assert_eq!(query["Limit"], 3, "one more than the page holds");
+        let read = &sent()[1].1["RequestItems"][TABLE]["Keys"];
+        assert_eq!(read.as_array().unwrap().len(), 2);
         assert_eq!(
             query["ExclusiveStartKey"],
             json!({"pk": {"S": "PARTNER#acme"}, "sk": {"S": after}})
@@ -631,7 +726,6 @@ mod tests {
             partner_id: PartnerId::new("acme").unwrap(),
             topic: Topic::Campaign(CampaignId::new("k").unwrap()),
             kind: None,
-            body_sha256: Some("b".into()),
             created_at: now(),
             fanned_out: false,
         };
@@ -645,17 +739,101 @@ mod tests {
             (400, json!({"__type": kind, "Item": item(&standing)})),
         ]);
         let id = BroadcastId::new("b").unwrap();
-        assert_eq!(catalog.open(&id, &asked).await.unwrap(), asked);
-        assert_eq!(catalog.open(&id, &asked).await.unwrap(), standing);
+        for standing in [asked.clone(), standing] {
+            let opening = Opening::Standing(id.clone(), standing);
+            assert_eq!(catalog.open(&id, &asked, None).await.unwrap(), opening);
+        }
         let (_, put) = &sent()[0];
         assert_eq!(put["ConditionExpression"], "attribute_not_exists(pk)");
         assert_eq!(put["ReturnValuesOnConditionCheckFailure"], "ALL_OLD");
         let expected = json!({
             "pk": {"S": "BROADCAST#b"}, "sk": {"S": "REPORT"}, "partnerId": {"S": "acme"}, "topic": {"S": "campaign:k"},
-            "bodySha256": {"S": "b"}, "createdAt": {"S": now()}, "fannedOut": {"BOOL": false},
+            "createdAt": {"S": now()}, "fannedOut": {"BOOL": false},
             "ttl": {"N": (now().epoch_seconds() + 7 * 86_400).to_string()},
         });
         assert_eq!(put["Item"], expected);
+    }
+
+    #[tokio::test]
+    async fn a_key_that_still_counts_gives_its_first_broadcast_for_the_same_request_only() {
+        let asked = ReportRecord {
+            partner_id: PartnerId::new("acme").unwrap(),
+            topic: Topic::Campaign(CampaignId::new("k").unwrap()),
+            kind: None,
+            created_at: now(),
+            fanned_out: false,
+        };
+        let kind = "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException";
+        let known = |body: &str| {
+            let item = json!({"broadcastId": {"S": "first"}, "bodySha256": {"S": body}});
+            (400, json!({"__type": kind, "Item": item}))
+        };
+        let ok = || (200, json!({}));
+        let (catalog, sent) = catalog(&[ok(), ok(), known("b"), ok(), known("other")]);
+        let id = BroadcastId::new("second").unwrap();
+        let open = async || {
+            let opened = catalog.open(&id, &asked, Some(&idempotency())).await;
+            match opened.unwrap() {
+                Opening::Standing(id, _) => Some(id.to_string()),
+                Opening::Mismatch => None,
+            }
+        };
+        assert_eq!(open().await.as_deref(), Some("second"), "the key is free");
+        assert_eq!(open().await.as_deref(), Some("first"));
+        assert_eq!(open().await, None);
+        let sent = sent();
+        assert_eq!(sent.len(), 5);
+        let (_, key) = &sent[0];
+        assert_eq!(
+            key["ConditionExpression"],
+            "attribute_not_exists(pk) OR #ttl <= :now"
+        );
+        let epoch = now().epoch_seconds();
+        assert_eq!(
+            key["ExpressionAttributeValues"][":now"]["N"],
+            epoch.to_string()
+        );
+        let expected = json!({
+            "pk": {"S": "IDEMPOTENCY#acme#k"}, "sk": {"S": "BROADCAST"}, "broadcastId": {"S": "second"},
+            "bodySha256": {"S": "b"}, "ttl": {"N": (epoch + 86_400).to_string()},
+        });
+        assert_eq!(key["Item"], expected);
+        assert_eq!(sent[1].1["Item"]["pk"]["S"], "BROADCAST#second");
+        assert_eq!(sent[3].1["Item"]["pk"]["S"], "BROADCAST#first");
+    }
+
+    #[tokio::test]
+    async fn a_creation_is_recalled_by_its_key_until_the_key_ends() {
+        let first = campaign(1);
+        let known = |body: &str, ends: i64| {
+            let item = json!({
+                "campaignId": {"S": first.campaign_id}, "bodySha256": {"S": body}, "ttl": {"N": ends.to_string()},
+            });
+            (200, json!({"Item": item}))
+        };
+        let now_seconds = now().epoch_seconds();
+        let (catalog, sent) = catalog(&[
+            (200, json!({})),
+            known("b", now_seconds),
+            known("other", now_seconds + 1),
+            known("b", now_seconds + 1),
+            (200, json!({"Item": item(&first)})),
+        ]);
+        let recall = async || {
+            let partner = PartnerId::new("acme").unwrap();
+            let recalled = catalog.recall(&partner, &idempotency(), now()).await;
+            recalled.unwrap()
+        };
+        assert_eq!(recall().await, None);
+        assert_eq!(recall().await, None, "past its end, though it is there");
+        assert_eq!(recall().await, Some(Creation::Mismatch));
+        assert_eq!(recall().await, Some(Creation::Repeated(first.clone())));
+        let (_, read) = &sent()[0];
+        assert_eq!(
+            read["Key"],
+            json!({"pk": {"S": "IDEMPOTENCY#acme#k"}, "sk": {"S": "CAMPAIGN"}})
+        );
+        assert_eq!(read["ConsistentRead"], true);
     }
 
     #[tokio::test]
@@ -702,7 +880,7 @@ mod tests {
             }
         );
         let (operation, query) = requests(&client).remove(0);
-        assert_eq!((operation.as_str(), &query["Limit"]), ("Query", &json!(50)));
+        assert_eq!((operation.as_str(), &query["Limit"]), ("Query", &json!(51)));
         assert_eq!(
             query["ExpressionAttributeValues"][":pk"]["S"],
             "acme#user-1"

@@ -54,7 +54,6 @@ impl FanOutRecords for DynamoFanOut {
             partner_id: announcement.partner_id.clone(),
             topic: announcement.topic.clone(),
             kind: Some(announcement.kind),
-            body_sha256: None,
             created_at: now,
             fanned_out: false,
         };
@@ -290,7 +289,7 @@ mod tests {
         assert_eq!(body["ConditionExpression"], "attribute_not_exists(pk)");
         let item = json!({
             "pk": {"S": "BROADCAST#b"}, "sk": {"S": "REPORT"}, "partnerId": {"S": "acme"},
-            "topic": {"S": "partner:acme"}, "kind": {"S": "message"}, "createdAt": {"S": "1970-01-01T00:00:00Z"},
+            "topic": {"S": "partner:acme"}, "kind": {"S": "message"}, "createdAt": {"S": "1970-01-01T00:00:00.000Z"},
             "fannedOut": {"BOOL": false}, "ttl": {"N": "604800"},
         });
         assert_eq!(body["Item"], item);

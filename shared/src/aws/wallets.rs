@@ -20,6 +20,7 @@ use self::items::{
 use super::Aws;
 use super::error::{asks_for_patience, port_error};
 use super::item::{Item, read, text};
+use super::page::page;
 use crate::{
     DuePointer, DueWallets, Entry, EntryId, EntryPage, Guard, Holder, PortError, PostOutcome,
     Posting, Timestamp, Wallet, WalletBook,
@@ -141,20 +142,14 @@ impl WalletBook for DynamoWallets {
             .key_condition_expression("pk = :pk AND begins_with(sk, :entries)")
             .expression_attribute_values(":pk", text(pk(holder)))
             .expression_attribute_values(":entries", text("ENTRY#"))
-            .scan_index_forward(false)
-            .set_exclusive_start_key(before.map(|id| entry_key(holder, id)))
-            .limit(i32::from(limit));
-        let output = query
-            .send()
-            .await
-            .map_err(|error| port_error(OPERATION, error))?;
-        let entries: Result<Vec<Entry>, _> = output
-            .items
-            .unwrap_or_default()
+            .scan_index_forward(false);
+        let start = before.map(|id| entry_key(holder, id));
+        let (items, more) = page(OPERATION, query, start, limit).await?;
+        let next = items.last().filter(|_| more).and_then(entry_of);
+        let entries: Result<Vec<Entry>, _> = items
             .into_iter()
             .map(|item| read(OPERATION, item))
             .collect();
-        let next = output.last_evaluated_key.as_ref().and_then(entry_of);
         Ok(EntryPage {
             entries: entries?,
             next,

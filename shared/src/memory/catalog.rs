@@ -6,17 +6,38 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::memory::MemoryLedger;
 use crate::{
     BroadcastId, BroadcastReport, BroadcastReports, Campaign, CampaignCatalog, CampaignId,
-    CampaignRecords, Coupon, Creation, Idempotency, KeyRecord, KeyStore, Page, PageCounts,
-    PartnerId, PortError, ReportRecord, StandingCoupons, UserCoupons, UserId,
+    CampaignRecords, Coupon, Creation, IDEMPOTENCY_SECONDS, Idempotency, KeyRecord, KeyStore,
+    Opening, Page, PageCounts, PartnerId, PortError, ReportRecord, StandingCoupons, Timestamp,
+    UserCoupons, UserId,
 };
 
 /// A request as it is recognized again: whose, and by which key.
 type Request = (PartnerId, String);
 
+/// What a request made, by the hash of what it asked for, and when that is forgotten.
+type Made<T> = (T, String, Timestamp);
+
+/// What the key made before, if it still counts at `now`: `Err` if that was of another request.
+fn made_before<T: Clone>(
+    requests: &HashMap<Request, Made<T>>,
+    partner: &PartnerId,
+    idempotency: &Idempotency,
+    now: Timestamp,
+) -> Option<Result<T, ()>> {
+    let request = (partner.clone(), idempotency.key_sha256.clone());
+    let (made, body, end) = requests.get(&request)?;
+    // In whole seconds, as DynamoDB's TTL.
+    (now.epoch_seconds() < end.epoch_seconds()).then(|| {
+        let same = *body == idempotency.body_sha256;
+        same.then(|| made.clone()).ok_or(())
+    })
+}
+
 #[derive(Debug, Default)]
 struct State {
     index: BTreeSet<(PartnerId, CampaignId)>,
-    requests: HashMap<Request, (CampaignId, String)>,
+    requests: HashMap<Request, Made<CampaignId>>,
+    broadcasts: HashMap<Request, Made<BroadcastId>>,
     reports: HashMap<BroadcastId, (ReportRecord, Vec<PageCounts>)>,
     keys: HashMap<String, KeyRecord>,
     key_reads: usize,
@@ -105,23 +126,36 @@ impl CampaignCatalog for MemoryCatalog {
         idempotency: Option<&Idempotency>,
     ) -> Result<Creation, PortError> {
         self.check("create the campaign")?;
-        if let Some(Idempotency {
-            key_sha256,
-            body_sha256,
-        }) = idempotency
-        {
-            let request = (campaign.partner_id.clone(), key_sha256.clone());
-            let mine = (campaign.campaign_id.clone(), body_sha256.clone());
-            let (id, body) = self.state().requests.entry(request).or_insert(mine).clone();
-            if body != *body_sha256 {
-                return Ok(Creation::Mismatch);
+        if let Some(idempotency) = idempotency {
+            let (partner, now) = (&campaign.partner_id, campaign.created_at);
+            if let Some(creation) = self.recall(partner, idempotency, now).await? {
+                return Ok(creation);
             }
-            if let Some(standing) = self.ledger.find(&id).await? {
-                return Ok(Creation::Repeated(standing));
-            }
+            let request = (partner.clone(), idempotency.key_sha256.clone());
+            let made = (
+                campaign.campaign_id.clone(),
+                idempotency.body_sha256.clone(),
+                now.plus_seconds(IDEMPOTENCY_SECONDS),
+            );
+            self.state().requests.insert(request, made);
         }
         self.add(campaign);
         Ok(Creation::Created)
+    }
+
+    async fn recall(
+        &self,
+        partner: &PartnerId,
+        idempotency: &Idempotency,
+        now: Timestamp,
+    ) -> Result<Option<Creation>, PortError> {
+        self.check("recall the campaign's creation")?;
+        let made = made_before(&self.state().requests, partner, idempotency, now);
+        match made {
+            None => Ok(None),
+            Some(Err(())) => Ok(Some(Creation::Mismatch)),
+            Some(Ok(id)) => Ok(self.ledger.find(&id).await?.map(Creation::Repeated)),
+        }
     }
 
     async fn list(
@@ -139,13 +173,12 @@ impl CampaignCatalog for MemoryCatalog {
     }
 }
 
-/// Cut to `limit`. DynamoDB, too, names a next page whenever one is full.
+/// Cut to `limit`.
 fn page<T>(mut items: Vec<T>, limit: u16, id: impl Fn(&T) -> &CampaignId) -> Page<T> {
+    let more = items.len() > usize::from(limit);
     items.truncate(usize::from(limit));
-    let next = items
-        .last()
-        .filter(|_| items.len() == usize::from(limit))
-        .map(|item| id(item).clone());
+    let last = items.last().filter(|_| more);
+    let next = last.map(|item| id(item).clone());
     Page { items, next }
 }
 
@@ -154,15 +187,29 @@ impl BroadcastReports for MemoryCatalog {
         &self,
         id: &BroadcastId,
         record: &ReportRecord,
-    ) -> Result<ReportRecord, PortError> {
+        idempotency: Option<&Idempotency>,
+    ) -> Result<Opening, PortError> {
         self.check("open the report")?;
-        Ok(self
-            .state()
+        let mut state = self.state();
+        let mut id = id.clone();
+        if let Some(idempotency) = idempotency {
+            let (partner, now) = (&record.partner_id, record.created_at);
+            match made_before(&state.broadcasts, partner, idempotency, now) {
+                Some(Ok(first)) => id = first,
+                Some(Err(())) => return Ok(Opening::Mismatch),
+                None => {
+                    let request = (partner.clone(), idempotency.key_sha256.clone());
+                    let end = now.plus_seconds(IDEMPOTENCY_SECONDS);
+                    let made = (id.clone(), idempotency.body_sha256.clone(), end);
+                    state.broadcasts.insert(request, made);
+                }
+            }
+        }
+        let standing = state
             .reports
             .entry(id.clone())
-            .or_insert_with(|| (record.clone(), Vec::new()))
-            .0
-            .clone())
+            .or_insert_with(|| (record.clone(), Vec::new()));
+        Ok(Opening::Standing(id, standing.0.clone()))
     }
 
     async fn report(&self, id: &BroadcastId) -> Result<Option<BroadcastReport>, PortError> {

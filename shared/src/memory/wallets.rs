@@ -293,9 +293,9 @@ impl WalletBook for MemoryWallets {
             .rev()
             .filter(|((of, id), _)| of == holder && before.is_none_or(|before| id < before));
         let limit = usize::from(limit);
-        let entries: Vec<Entry> = theirs.map(|(_, entry)| entry.clone()).take(limit).collect();
-        // DynamoDB, too, names a next page whenever one is full.
-        let last = entries.last().filter(|_| entries.len() == limit);
+        let mut theirs = theirs.map(|(_, entry)| entry.clone());
+        let entries: Vec<Entry> = theirs.by_ref().take(limit).collect();
+        let last = entries.last().filter(|_| theirs.next().is_some());
         let next = last.map(|entry| entry.entry_id.clone());
         Ok(EntryPage { entries, next })
     }

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::{Entry, EntryId, Holder, Refusal, Wallet, WalletChange};
 use crate::{CouponChange, PartnerId, PortError, Timestamp, UserId};
 
-/// How long an operation's key is remembered, in seconds (a day).
-pub const OPERATION_SECONDS: i64 = 86_400;
+/// How long an operation's key is remembered, in seconds: as any key.
+pub const OPERATION_SECONDS: i64 = crate::IDEMPOTENCY_SECONDS;
 
 /// How long an attempt may be silent before another may take its operation over, in seconds: longer than the function
 /// that carries it out may run (25 s, template.yaml).

@@ -10,7 +10,8 @@ use axum::{
 };
 use firstcome_core::{
     Announcement, AnnouncementKind, BroadcastId, BroadcastJob, BroadcastOutbox, BroadcastReports,
-    CampaignId, FrameBody, InvalidValue, PartnerId, ReportRecord, ServerFrame, Topic,
+    CampaignId, FrameBody, Idempotency, InvalidValue, Opening, PartnerId, ReportRecord,
+    ServerFrame, Topic, sha256_hex,
 };
 use serde::{Deserialize, Serialize};
 
@@ -94,25 +95,25 @@ async fn send<P: Ports>(
         }
         .into());
     }
-    let id = match idempotency_key(headers)? {
-        Some(key) => BroadcastId::derived(&["broadcast", partner.as_str(), key.as_str()]),
-        None => BroadcastId::derived(&["broadcast", &api.entropy.bits().to_string()]),
-    };
     let topic = campaign
         .clone()
         .map_or(Topic::Partner(partner.clone()), Topic::Campaign);
+    let idempotency = idempotency_key(headers)?.map(|key| Idempotency {
+        key_sha256: sha256_hex(key.as_str().as_bytes()),
+        body_sha256: sha256_hex(format!("{topic}\n{sha256}").as_bytes()),
+    });
+    let id = BroadcastId::derived(&["broadcast", &api.entropy.bits().to_string()]);
     let asked = ReportRecord {
         partner_id: partner.clone(),
         topic: topic.clone(),
         kind: Some(AnnouncementKind::Message),
-        body_sha256: Some(sha256),
         created_at: api.clock.now(),
         fanned_out: false,
     };
-    let standing = api.catalog.open(&id, &asked).await?;
-    if !standing.asks_the_same(&asked) {
+    let opening = api.catalog.open(&id, &asked, idempotency.as_ref());
+    let Opening::Standing(id, standing) = opening.await? else {
         return Err(Problem::idempotency_mismatch());
-    }
+    };
     // Sent again on a repeat: the first try may have died between the record and the queue.
     if !standing.fanned_out {
         let announcement = Announcement {

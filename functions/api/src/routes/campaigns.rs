@@ -6,17 +6,15 @@ use axum::{
     Extension, Json,
     extract::State,
     http::{HeaderMap, StatusCode},
-    response::IntoResponse,
+    response::{IntoResponse, Response},
 };
 use firstcome_core::{
-    ANNOUNCE_AHEAD_SECONDS, Announcement, BroadcastJob, BroadcastOutbox, CLOSING_PATIENCE,
-    Campaign, CampaignCatalog, CampaignId, Creation, Idempotency, InvalidValue, NewCampaign,
-    PartnerId, Phase, PortError, StockCounters, Timestamp, close_campaign, closed, delay_seconds,
-    is_storable, opened, points_of, sha256_hex,
+    ANNOUNCE_AHEAD_SECONDS, Announcement, Benefit, BroadcastJob, BroadcastOutbox, CLOSING_PATIENCE,
+    Campaign, CampaignCatalog, CampaignId, Creation, Idempotency, NewCampaign, PartnerId, Phase,
+    PortError, StockCounters, Timestamp, close_campaign, closed, delay_seconds, opened, sha256_hex,
 };
 use futures_util::future::try_join_all;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::{Answer, own_campaign};
 use crate::{
@@ -44,8 +42,12 @@ pub(crate) struct CampaignView {
     /// How long a coupon can be used, in seconds from its issue.
     coupon_ttl_seconds: u32,
     /// What a coupon gives.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    benefit: Option<Value>,
+    #[serde(
+        serialize_with = "Benefit::to_json",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[cfg_attr(test, schemars(with = "Option<serde_json::Value>"))]
+    benefit: Option<Benefit>,
     phase: Phase,
     /// How many coupons have been issued.
     issued: u32,
@@ -99,25 +101,21 @@ pub(crate) async fn create<P: Ports>(
 ) -> Answer {
     let now = api.clock.now();
     let key = idempotency_key(&headers)?;
-    if value
-        .benefit
-        .as_ref()
-        .is_some_and(|benefit| !is_storable(benefit))
-    {
-        let expected =
-            "JSON with named members, at most 16 levels and numbers of at most 125 digits";
-        return Err(InvalidValue {
-            field: "benefit",
-            expected,
-        }
-        .into());
-    }
-    points_of(value.benefit.as_ref())?;
-    let campaign = value.into_campaign(CampaignId::mint(now, api.entropy.bits()), partner, now)?;
+    value.validate()?;
     let idempotency = key.map(|key| Idempotency {
         key_sha256: sha256_hex(key.as_str().as_bytes()),
         body_sha256: sha256,
     });
+    let id = CampaignId::mint(now, api.entropy.bits());
+    let campaign = match value.into_campaign(id, partner.clone(), now) {
+        Ok(campaign) => campaign,
+        // What was in time when it came first is answered as it was then.
+        Err(late) => {
+            return Ok(recall(&api, &partner, idempotency, now)
+                .await?
+                .ok_or(late)?);
+        }
+    };
     let view = match api.catalog.create(&campaign, idempotency.as_ref()).await? {
         Creation::Mismatch => return Err(Problem::idempotency_mismatch()),
         Creation::Repeated(standing) => view(&api, standing, now).await?,
@@ -136,6 +134,26 @@ pub(crate) async fn create<P: Ports>(
         }
     };
     Ok((StatusCode::CREATED, Json(view)).into_response())
+}
+
+/// The answer to a creation that is too late for a first time: what the key made before.
+async fn recall<P: Ports>(
+    api: &Api<P>,
+    partner: &PartnerId,
+    idempotency: Option<Idempotency>,
+    now: Timestamp,
+) -> Result<Option<Response>, Problem> {
+    let Some(idempotency) = idempotency else {
+        return Ok(None);
+    };
+    match api.catalog.recall(partner, &idempotency, now).await? {
+        None => Ok(None),
+        Some(Creation::Repeated(standing)) => {
+            let view = view(api, standing, now).await?;
+            Ok(Some((StatusCode::CREATED, Json(view)).into_response()))
+        }
+        Some(Creation::Created | Creation::Mismatch) => Err(Problem::idempotency_mismatch()),
+    }
 }
 
 pub(crate) async fn list<P: Ports>(

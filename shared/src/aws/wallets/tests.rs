@@ -483,11 +483,17 @@ async fn entries_are_read_backwards_and_pointers_up_to_now() {
         "createdAt": {"S": NOW}, "reason": {"S": "visit"},
         "lots": {"L": [{"M": {"lotId": {"S": entry.entry_id}, "amount": {"N": "10"}}}]},
     });
-    assert_eq!(stored.len(), wire.as_object().unwrap().len());
     let key = json!({"pk": {"S": "acme#ann"}, "sk": {"S": format!("ENTRY#{}", entry.entry_id)}});
+    let mut wire = wire;
+    wire["pk"] = key["pk"].clone();
+    wire["sk"] = key["sk"].clone();
+    assert_eq!(stored.len() + 2, wire.as_object().unwrap().len());
     let due = json!({"pk": {"S": "EXPIRY#3"}, "sk": {"S": format!("{EXPIRY}#acme#ann")}});
     let (book, sent) = book(&[
-        (200, json!({"Items": [wire], "LastEvaluatedKey": key})),
+        (
+            200,
+            json!({"Items": [wire.clone(), wire], "LastEvaluatedKey": key}),
+        ),
         (200, json!({"Items": [due]})),
     ]);
     let page = book
@@ -519,6 +525,7 @@ async fn entries_are_read_backwards_and_pointers_up_to_now() {
         "pk = :pk AND begins_with(sk, :entries)"
     );
     assert_eq!(entries["ExclusiveStartKey"], key);
+    assert_eq!(entries["Limit"], 2, "one more than the page holds");
     assert_eq!(
         due["KeyConditionExpression"],
         "pk = :pk AND sk < :behindNow"
