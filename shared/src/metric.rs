@@ -116,6 +116,7 @@ metrics! {
     ApiRefused Count "requests answered 4xx"
     ApiFailed Count "requests answered 5xx"
     AlertsPosted Count "alarms told to the webhook"
+    Panics Count "handlers that panicked: a fault of the code"
 }
 
 impl Metric {

@@ -238,12 +238,9 @@ fn the_domain_returns_facts_and_measures_nothing() {
             }
             let code = std::fs::read_to_string(&path).unwrap();
             let measures = code.contains("metric::") || code.contains("metrics::");
-            assert_eq!(
-                measures,
-                path.ends_with("src/metric.rs"),
-                "{}",
-                path.display()
-            );
+            // lambda.rs is what every function has around its handler, and none of the domain.
+            let may_measure = path.ends_with("src/metric.rs") || path.ends_with("src/lambda.rs");
+            assert_eq!(measures, may_measure, "{}", path.display());
         }
     }
 }

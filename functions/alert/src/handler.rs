@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use aws_lambda_events::sns::SnsEvent;
+use firstcome_core::lambda::{UnreadableEvent, read};
 use firstcome_core::metric::{self, Metric};
 use firstcome_core::{Notice, PortError, Telling, Webhook, WebhookAddress, tell};
 use lambda_runtime::{Diagnostic, tracing};
@@ -13,8 +14,33 @@ use tokio::time::Instant;
 /// How long one invocation goes on trying: well below the function's 30 s (template.yaml).
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Tells every record of an event as it came.
+pub(crate) async fn answer(
+    address: &impl WebhookAddress,
+    webhook: &impl Webhook,
+    event: &str,
+) -> Result<(), Diagnostic> {
+    handle(address, webhook, read(event).map_err(unreadable)?).await
+}
+
+/// What the platform is told after a panic.
+pub(crate) fn panicked() -> Diagnostic {
+    Diagnostic {
+        error_type: "Panic".into(),
+        error_message: "the handler panicked; the log says where".into(),
+    }
+}
+
+fn unreadable(error: UnreadableEvent) -> Diagnostic {
+    tracing::error!(%error, "event not read");
+    Diagnostic {
+        error_type: "Event".into(),
+        error_message: error.to_string(),
+    }
+}
+
 /// Tells every record.
-pub(crate) async fn handle(
+async fn handle(
     address: &impl WebhookAddress,
     webhook: &impl Webhook,
     event: SnsEvent,
@@ -142,5 +168,27 @@ mod tests {
         let (done, heard) = tell_alarm(&Address(None), &[Delivery::Told]).await;
         assert!(done);
         assert!(heard.is_empty());
+    }
+
+    proptest::proptest! {
+        #![proptest_config(firstcome_core::hostile::cases(1000))]
+
+        #[test]
+        fn whatever_the_event_is_nothing_panics(event in firstcome_core::hostile::events(&[
+            ALARM,
+            include_str!("../../../events/alert-recovered.json"),
+        ])) {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap();
+            let receiver = Receiver(vec![Delivery::Told], Mutex::default());
+            if runtime.block_on(answer(&SLACK, &receiver, &event)).is_ok() {
+                for told in receiver.1.into_inner().unwrap() {
+                    proptest::prop_assert!(!told["text"].as_str().unwrap().trim().is_empty());
+                }
+            }
+        }
     }
 }

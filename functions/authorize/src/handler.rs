@@ -1,15 +1,42 @@
 //! Who may open a socket: a good ticket, from a page that is listed or from no page at all. Nothing is stored here;
 //! `connect` consumes the ticket.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
-use aws_lambda_events::apigw::ApiGatewayCustomAuthorizerRequestTypeRequest;
 use firstcome_core::{
     Ticket, TicketKey, Timestamp,
+    lambda::{UnreadableEvent, read},
     metric::{self, Metric},
 };
-use lambda_runtime::tracing;
-use serde::Serialize;
+use lambda_runtime::{Diagnostic, tracing};
+use serde::{Deserialize, Serialize};
+
+/// A request for a socket, as far as it matters. Headers and query are the client's: a value that is no text of ours is no
+/// reason to read nothing.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Request {
+    method_arn: Option<String>,
+    headers: Option<HashMap<String, Option<String>>>,
+    query_string_parameters: Option<HashMap<String, Option<String>>>,
+}
+
+impl Request {
+    /// The page that asks: `Some` of an empty text if it has a name that is none.
+    fn origin(&self) -> Option<&str> {
+        let headers = self.headers.as_ref()?.iter();
+        let mut origins = headers.filter(|(name, _)| name.eq_ignore_ascii_case("origin"));
+        origins
+            .next()
+            .map(|(_, value)| value.as_deref().unwrap_or_default())
+    }
+
+    fn ticket(&self) -> Option<&str> {
+        let query = self.query_string_parameters.as_ref()?;
+        query.get("ticket")?.as_deref()
+    }
+}
 
 /// The pages whose scripts may open sockets.
 #[derive(Debug)]
@@ -40,12 +67,14 @@ pub(crate) struct Doorman {
 }
 
 impl Doorman {
+    /// Judges an event as it came.
+    pub(crate) fn answer(&self, event: &str, now: Timestamp) -> Result<Answer, Diagnostic> {
+        let request = read(event).map_err(unreadable)?;
+        Ok(self.judge(&request, now))
+    }
+
     /// A policy that allows or denies this one connection.
-    pub(crate) fn judge(
-        &self,
-        request: &ApiGatewayCustomAuthorizerRequestTypeRequest,
-        now: Timestamp,
-    ) -> Answer {
+    fn judge(&self, request: &Request, now: Timestamp) -> Answer {
         let started = Instant::now();
         let resource = request.method_arn.clone().unwrap_or_default();
         let judgement = self.admit(request, now);
@@ -74,25 +103,30 @@ impl Doorman {
         }
     }
 
-    fn admit(
-        &self,
-        request: &ApiGatewayCustomAuthorizerRequestTypeRequest,
-        now: Timestamp,
-    ) -> Result<Ticket, String> {
-        let origin = request
-            .headers
-            .get("origin")
-            .map(|value| value.to_str().unwrap_or("unreadable"));
-        if !self.origins.admit(origin) {
+    fn admit(&self, request: &Request, now: Timestamp) -> Result<Ticket, String> {
+        if !self.origins.admit(request.origin()) {
             return Err("origin is not listed".into());
         }
-        let ticket = request
-            .query_string_parameters
-            .first("ticket")
-            .ok_or("ticket is missing")?;
+        let ticket = request.ticket().ok_or("ticket is missing")?;
         self.key
             .verify(ticket, now)
             .map_err(|error| error.to_string())
+    }
+}
+
+/// What the platform is told after a panic.
+pub(crate) fn panicked() -> Diagnostic {
+    Diagnostic {
+        error_type: "Panic".into(),
+        error_message: "the handler panicked; the log says where".into(),
+    }
+}
+
+fn unreadable(error: UnreadableEvent) -> Diagnostic {
+    tracing::error!(%error, "event not read");
+    Diagnostic {
+        error_type: "Event".into(),
+        error_message: error.to_string(),
     }
 }
 
@@ -200,7 +234,7 @@ mod tests {
             key: key("s"),
             origins: Origins::parse("https://shop.example, https://b.example"),
         };
-        serde_json::to_value(doorman.judge(&serde_json::from_value(event).unwrap(), now)).unwrap()
+        serde_json::to_value(doorman.answer(&event.to_string(), now).unwrap()).unwrap()
     }
 
     fn effect(answer: &Value) -> &str {
@@ -270,7 +304,34 @@ mod tests {
             key: key("s"),
             origins: Origins::parse(""),
         };
-        let answer = doorman.judge(&serde_json::from_str(event).unwrap(), NOW);
+        let answer = doorman.answer(event, NOW).unwrap();
         assert_eq!(effect(&serde_json::to_value(answer).unwrap()), "Deny");
+    }
+
+    proptest::proptest! {
+        #![proptest_config(firstcome_core::hostile::cases(1000))]
+
+        #[test]
+        fn whatever_the_event_is_nothing_panics(event in firstcome_core::hostile::events(&[
+            include_str!("../../../events/authorize-connect.json"),
+            include_str!("../../../events/authorize-invalid-ticket.json"),
+        ])) {
+            let doorman = Doorman {
+                key: key("s"),
+                origins: Origins::parse("https://shop.example"),
+            };
+            if let Ok(answer) = doorman.answer(&event, NOW) {
+                let answer = serde_json::to_value(answer).unwrap();
+                proptest::prop_assert_eq!(effect(&answer), "Deny", "the recorded tickets are good no more");
+            }
+        }
+    }
+
+    #[test]
+    fn a_header_that_is_no_text_of_ours_is_no_reason_to_fail() {
+        for value in ["é", "\u{0}", "a\nb", ""] {
+            let answer = judge_at(NOW, |event| event["headers"]["X-Odd"] = value.into());
+            assert_eq!(effect(&answer), "Allow", "{value:?}");
+        }
     }
 }

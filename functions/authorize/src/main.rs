@@ -2,9 +2,8 @@
 
 mod handler;
 
-use aws_lambda_events::apigw::ApiGatewayCustomAuthorizerRequestTypeRequest;
 use firstcome_core::aws::{Aws, secret_text, variable};
-use firstcome_core::{Clock, SystemClock, TicketKey, metric};
+use firstcome_core::{Clock, SystemClock, TicketKey, lambda, metric};
 use handler::{Doorman, Origins};
 use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 
@@ -12,6 +11,7 @@ use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 async fn main() -> Result<(), Error> {
     tracing::init_default_subscriber();
     metric::install()?;
+    lambda::log_panics();
     let secret = variable("TICKET_SECRET")?;
     // Empty is a choice: then only apps, which send no Origin, may connect.
     let origins = Origins::parse(&std::env::var("ALLOWED_ORIGINS").unwrap_or_default());
@@ -20,12 +20,10 @@ async fn main() -> Result<(), Error> {
         key: TicketKey::new(&secret_text(&aws, &secret).await?)?,
         origins,
     };
-    run(service_fn(
-        async |event: LambdaEvent<ApiGatewayCustomAuthorizerRequestTypeRequest>| {
-            let answer = doorman.judge(&event.payload, SystemClock.now());
-            metric::flush(&event.context.request_id);
-            Ok::<_, Error>(answer)
-        },
-    ))
+    run(service_fn(async |event: LambdaEvent<lambda::RawEvent>| {
+        let answer = async { doorman.answer(event.payload.text(), SystemClock.now()) };
+        let instead = || Err(handler::panicked());
+        lambda::invocation(&event.context.request_id, answer, instead).await
+    }))
     .await
 }

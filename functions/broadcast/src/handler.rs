@@ -8,6 +8,7 @@ use firstcome_core::{
     Audience, BroadcastJob, BroadcastOutbox, Clock, DeliveryJob, DeliveryRetries, FanOutRecords,
     Forgetting, JobError, PostEngine, PostFacts, Poster, Pusher, StockCounters, StockTicks,
     announce, deliver_answers, deliver_snapshot,
+    lambda::{Panicked, RawEvent, UnreadableEvent, catch_panic, read},
     metric::{self, Metric},
     post_page, post_stock,
 };
@@ -68,8 +69,18 @@ where
     D: DeliveryRetries,
     K: Clock,
 {
+    /// As [`Self::handle`], of an event as it came.
+    pub(crate) async fn answer(
+        &self,
+        event: &str,
+        deadline: Instant,
+    ) -> Result<SqsBatchResponse, Diagnostic> {
+        self.handle(read(event).map_err(unreadable)?, deadline)
+            .await
+    }
+
     /// Does the batch's jobs before `deadline` and tells which messages must come again.
-    pub(crate) async fn handle(
+    async fn handle(
         &self,
         event: SqsEvent,
         deadline: Instant,
@@ -105,7 +116,11 @@ where
             return (PostFacts::default(), Some(message));
         };
         let poster = Poster::new(&self.engine, &self.connections, &self.clock, deadline);
-        let done = self.work(&poster, job).await;
+        // A job that panics takes no other with it.
+        let done = match catch_panic(self.work(&poster, job)).await {
+            Ok(done) => done,
+            Err(Panicked) => return (poster.into_facts(), Some(message)),
+        };
         let facts = poster.into_facts();
         let Err(error) = done else {
             return (facts, None);
@@ -183,12 +198,30 @@ fn measure(facts: &PostFacts, failed: &[&SqsMessage]) {
     metric::count(Metric::LastTries, last.count());
 }
 
+fn unreadable(error: UnreadableEvent) -> Diagnostic {
+    tracing::error!(%error, "event not read");
+    Diagnostic {
+        error_type: "Event".into(),
+        error_message: error.to_string(),
+    }
+}
+
+/// The response after a panic: every message comes again.
+pub(crate) fn all_again(event: &RawEvent) -> Result<SqsBatchResponse, Diagnostic> {
+    let ids = event.message_ids().map_err(unreadable)?;
+    named(ids.iter().map(|id| Some(id.as_str())))
+}
+
 /// The partial batch response. A message without an id cannot be named, and an empty name fails the whole batch just as
 /// well: then that is said plainly.
 fn failures(messages: &[&SqsMessage]) -> Result<SqsBatchResponse, Diagnostic> {
+    named(messages.iter().map(|message| message.message_id.as_deref()))
+}
+
+fn named<'a>(ids: impl Iterator<Item = Option<&'a str>>) -> Result<SqsBatchResponse, Diagnostic> {
     let mut response = SqsBatchResponse::default();
-    for message in messages {
-        match message.message_id.as_deref() {
+    for id in ids {
+        match id {
             Some(id) if !id.is_empty() => response.add_failure(id),
             _ => {
                 let error_message = "a message that must come again has no id".into();
@@ -410,5 +443,51 @@ mod tests {
             &stage.retries.retries()[..],
             [(DeliveryJob::Deliver { answers, .. }, _)] if answers.len() == 2
         ));
+    }
+
+    proptest::proptest! {
+        #![proptest_config(firstcome_core::hostile::cases(1000))]
+
+        #[test]
+        fn whatever_the_event_is_nothing_panics(event in firstcome_core::hostile::events(&[
+            include_str!("../../../events/broadcast-announce.json"),
+            include_str!("../../../events/broadcast-deliver.json"),
+            include_str!("../../../events/broadcast-mixed.json"),
+            include_str!("../../../events/broadcast-page.json"),
+            include_str!("../../../events/broadcast-snapshot.json"),
+            include_str!("../../../events/broadcast-stock.json"),
+        ])) {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap();
+            let pusher = MemoryPusher::default();
+            let done = runtime.block_on(async {
+                let stage = stage(&pusher);
+                stage.campaigns.add(&campaign());
+                stage.answer(&event, Instant::now() + Duration::from_secs(27)).await
+            });
+            drop(done);
+        }
+    }
+
+    #[test]
+    fn after_a_panic_every_message_comes_again() {
+        let event: RawEvent =
+            serde_json::from_str(include_str!("../../../events/broadcast-mixed.json")).unwrap();
+        let again = all_again(&event).unwrap().batch_item_failures;
+        let ids: Vec<_> = again
+            .iter()
+            .map(|failure| failure.item_identifier.as_str())
+            .collect();
+        assert_eq!(ids.len(), event.message_ids().unwrap().len());
+        assert!(ids.contains(&"11111111-0000-4000-8000-000000000002"));
+        for none in ["{}", r#"{"Records":[{"messageId":""}]}"#] {
+            assert!(
+                all_again(&serde_json::from_str(none).unwrap()).is_err(),
+                "{none}"
+            );
+        }
     }
 }

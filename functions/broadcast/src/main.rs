@@ -6,7 +6,7 @@ use firstcome_core::aws::{
     Aws, DynamoCampaigns, DynamoConnections, DynamoFanOut, GatewayPusher, SqsBroadcasts,
     SqsDeliveries, variable,
 };
-use firstcome_core::{PostEngine, SystemClock, metric};
+use firstcome_core::{PostEngine, SystemClock, lambda, metric};
 use handler::Worker;
 use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 
@@ -18,6 +18,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 async fn main() -> Result<(), Error> {
     tracing::init_default_subscriber();
     metric::install()?;
+    lambda::log_panics();
     let campaigns_table = variable("CAMPAIGNS_TABLE")?;
     let requests_per_second = variable("BROADCAST_REQUESTS_PER_SECOND")?.parse()?;
     let aws = Aws::load().await;
@@ -31,11 +32,11 @@ async fn main() -> Result<(), Error> {
         retries: SqsDeliveries::new(&aws, variable("DELIVERIES_QUEUE_URL")?),
         clock: SystemClock,
     };
-    run(service_fn(async |event: LambdaEvent<_>| {
+    run(service_fn(async |event: LambdaEvent<lambda::RawEvent>| {
         let deadline = handler::deadline(&event.context);
-        let answer = worker.handle(event.payload, deadline).await;
-        metric::flush(&event.context.request_id);
-        answer
+        let answer = worker.answer(event.payload.text(), deadline);
+        let instead = || handler::all_again(&event.payload);
+        lambda::invocation(&event.context.request_id, answer, instead).await
     }))
     .await
 }

@@ -3,16 +3,16 @@
 
 use std::time::{Duration, Instant};
 
-use aws_lambda_events::apigw::{ApiGatewayProxyResponse, ApiGatewayWebsocketProxyRequest};
+use aws_lambda_events::apigw::ApiGatewayProxyResponse;
 use aws_lambda_events::encodings::Body;
 use firstcome_core::{
-    Caller, CampaignDirectory, CampaignRecords, ClaimOutbox, Clock, ConnectionId, DeliveryOutbox,
-    Entropy, FrameBody, Gate, InvalidValue, PartnerId, ServerFrame, Snapshots, SoldMarks,
-    StandingCoupons, Subscriptions, TraceHeader, UserId,
+    Caller, CampaignDirectory, CampaignRecords, ClaimOutbox, Clock, DeliveryOutbox, Entropy,
+    FrameBody, Gate, InvalidValue, PartnerId, ServerFrame, Snapshots, SoldMarks, StandingCoupons,
+    Subscriptions, TraceHeader, UserId,
+    lambda::{SocketEvent, read},
     metric::{self, Metric},
 };
 use lambda_runtime::{Error, tracing};
-use serde_json::Value;
 
 /// How long the start of an environment may wait for the snapshot. Lambda ends an init phase after 10 s and starts it anew, billed
 /// and with a frame waiting (Lambda developer guide, lambda-runtime-environment.html); one call of the SDK with its retries may
@@ -37,10 +37,47 @@ where
     }
 }
 
-/// Answers a frame; `trace` is the platform's header for its journey. An error means that the gateway called without what the authorizer vouches for.
-pub(crate) async fn handle<S, P, C, Q, U, D, K, E>(
+/// Answers the frame of an event as it came; `trace` is the platform's header for its journey. An error means that the gateway
+/// called without what the authorizer vouches for.
+pub(crate) async fn answer<S, P, C, Q, U, D, K, E>(
     gate: &Gate<S, P, C, Q, U, D, K, E>,
-    event: ApiGatewayWebsocketProxyRequest,
+    event: &str,
+    trace: Option<&str>,
+) -> Result<ApiGatewayProxyResponse, Error>
+where
+    S: Snapshots + CampaignRecords,
+    P: CampaignRecords + SoldMarks,
+    C: StandingCoupons,
+    Q: ClaimOutbox,
+    U: Subscriptions,
+    D: DeliveryOutbox,
+    K: Clock + Clone,
+    E: Entropy,
+{
+    handle(gate, read(event)?, trace).await
+}
+
+/// What the client is told after a panic. Not to send it again at once: it would come to the same.
+pub(crate) fn after_panic(entropy: &impl Entropy) -> Result<ApiGatewayProxyResponse, Error> {
+    let body = FrameBody::Error {
+        code: "internal".into(),
+        message: "not carried out; the fault is on our side".into(),
+    };
+    let frame = ServerFrame::unique(entropy.bits(), body);
+    measure(&frame);
+    response(&frame)
+}
+
+fn response(frame: &ServerFrame) -> Result<ApiGatewayProxyResponse, Error> {
+    let mut response = ApiGatewayProxyResponse::default();
+    response.status_code = 200;
+    response.body = Some(Body::Text(serde_json::to_string(frame)?));
+    Ok(response)
+}
+
+async fn handle<S, P, C, Q, U, D, K, E>(
+    gate: &Gate<S, P, C, Q, U, D, K, E>,
+    event: SocketEvent,
     trace: Option<&str>,
 ) -> Result<ApiGatewayProxyResponse, Error>
 where
@@ -59,9 +96,7 @@ where
         .and_then(TraceHeader::read)
         .unwrap_or_else(|| TraceHeader::mint(gate.clock.now(), gate.entropy.bits()));
     let caller = caller(&event, trace)?;
-    let frame = gate
-        .respond(&caller, event.body.as_deref().unwrap_or_default())
-        .await;
+    let frame = gate.respond(&caller, event.body()).await;
     summarize(&caller, &frame, started);
     measure(&frame);
     let (cache, age) = gate.directory.take_stats();
@@ -72,29 +107,14 @@ where
     if let Some(millis) = age {
         metric::gauge(Metric::SnapshotAgeSeconds, millis as f64 / 1000.0);
     }
-    let mut response = ApiGatewayProxyResponse::default();
-    response.status_code = 200;
-    response.body = Some(Body::Text(serde_json::to_string(&frame)?));
-    Ok(response)
+    response(&frame)
 }
 
-fn caller(
-    event: &ApiGatewayWebsocketProxyRequest,
-    trace: TraceHeader,
-) -> Result<Caller, InvalidValue> {
-    let context = &event.request_context;
-    let text = |name| {
-        context
-            .authorizer
-            .fields
-            .get(name)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-    };
+fn caller(event: &SocketEvent, trace: TraceHeader) -> Result<Caller, InvalidValue> {
     Ok(Caller {
-        partner_id: PartnerId::new(text("partnerId"))?,
-        user_id: UserId::new(text("userId"))?,
-        connection_id: ConnectionId::new(context.connection_id.as_deref().unwrap_or_default())?,
+        partner_id: PartnerId::new(event.vouched("partnerId"))?,
+        user_id: UserId::new(event.vouched("userId"))?,
+        connection_id: event.connection_id()?,
         trace: Some(trace),
     })
 }

@@ -7,7 +7,7 @@ use firstcome_core::aws::{
     SqsDeliveries, variable,
 };
 use firstcome_core::{
-    CampaignDirectory, DIRECTORY_FRESHNESS, Gate, SystemClock, SystemEntropy, metric,
+    CampaignDirectory, DIRECTORY_FRESHNESS, Gate, SystemClock, SystemEntropy, lambda, metric,
 };
 use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 
@@ -15,6 +15,7 @@ use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 async fn main() -> Result<(), Error> {
     tracing::init_default_subscriber();
     metric::install()?;
+    lambda::log_panics();
     let campaigns_table = variable("CAMPAIGNS_TABLE")?;
     let aws = Aws::load().await;
     let snapshots = DynamoSnapshots::new(&aws, campaigns_table.clone());
@@ -35,11 +36,11 @@ async fn main() -> Result<(), Error> {
     // In init, where time costs users nothing: the snapshot, and with it a TLS connection to DynamoDB. If it fails or takes too
     // long, the first frame that needs the snapshot loads it.
     handler::warm(&gate.directory).await;
-    run(service_fn(async |event: LambdaEvent<_>| {
+    run(service_fn(async |event: LambdaEvent<lambda::RawEvent>| {
         let trace = event.context.xray_trace_id.as_deref();
-        let answer = handler::handle(&gate, event.payload, trace).await;
-        metric::flush(&event.context.request_id);
-        answer
+        let answer = handler::answer(&gate, event.payload.text(), trace);
+        let instead = || handler::after_panic(&SystemEntropy);
+        lambda::invocation(&event.context.request_id, answer, instead).await
     }))
     .await
 }

@@ -3,10 +3,10 @@
 
 use std::time::Instant;
 
-use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest;
 use firstcome_core::{
-    CampaignId, CampaignRecords, Clock, Connection, ConnectionId, Fate, InvalidValue, PartnerId,
-    PortError, Registration, Registry, Timestamp, Topic, UserId,
+    CampaignId, CampaignRecords, Clock, Connection, Fate, InvalidValue, PartnerId, PortError,
+    Registration, Registry, Timestamp, Topic, UserId,
+    lambda::{SocketEvent, UnreadableEvent, read},
     metric::{self, Metric},
 };
 use lambda_runtime::{Diagnostic, tracing};
@@ -45,11 +45,13 @@ struct Arrival {
 }
 
 impl<R: Registry, C: CampaignRecords, K: Clock> Reception<R, C, K> {
+    /// Registers the socket of an event as it came.
+    pub(crate) async fn answer(&self, event: &str) -> Result<Value, Diagnostic> {
+        self.handle(read(event).map_err(unreadable)?).await
+    }
+
     /// Registers the socket. An error refuses it, and the client comes again.
-    pub(crate) async fn handle(
-        &self,
-        event: ApiGatewayWebsocketProxyRequest,
-    ) -> Result<Value, Diagnostic> {
+    async fn handle(&self, event: SocketEvent) -> Result<Value, Diagnostic> {
         let started = Instant::now();
         let arrival = Arrival::read(&event, self.clock.now()).map_err(|error| {
             tracing::error!(%error, "event is not from this API's authorizer");
@@ -122,18 +124,9 @@ impl<R: Registry, C: CampaignRecords, K: Clock> Reception<R, C, K> {
 }
 
 impl Arrival {
-    fn read(event: &ApiGatewayWebsocketProxyRequest, now: Timestamp) -> Result<Self, InvalidValue> {
-        let context = &event.request_context;
-        let holder = |name: &str| {
-            context
-                .authorizer
-                .fields
-                .get(name)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-        };
-        let partner_id = PartnerId::new(holder("partnerId"))?;
-        let ticket_id = holder("ticketId").to_owned();
+    fn read(event: &SocketEvent, now: Timestamp) -> Result<Self, InvalidValue> {
+        let partner_id = PartnerId::new(event.vouched("partnerId"))?;
+        let ticket_id = event.vouched("ticketId").to_owned();
         if ticket_id.is_empty() {
             return Err(InvalidValue {
                 field: "ticketId",
@@ -142,20 +135,28 @@ impl Arrival {
         }
         Ok(Self {
             connection: Connection {
-                connection_id: ConnectionId::new(
-                    context.connection_id.clone().unwrap_or_default(),
-                )?,
+                connection_id: event.connection_id()?,
                 topics: vec![Topic::Partner(partner_id.clone())],
                 partner_id,
-                user_id: UserId::new(holder("userId"))?,
+                user_id: UserId::new(event.vouched("userId"))?,
                 connected_at: now,
             },
             ticket_id,
-            campaign: event
-                .query_string_parameters
-                .first("campaignId")
-                .map(String::from),
+            campaign: event.parameter("campaignId").map(String::from),
         })
+    }
+}
+
+/// Refuses the socket.
+pub(crate) fn after_panic() -> Value {
+    json!({"statusCode": 500})
+}
+
+fn unreadable(error: UnreadableEvent) -> Diagnostic {
+    tracing::error!(%error, "event not read");
+    Diagnostic {
+        error_type: "Event".into(),
+        error_message: error.to_string(),
     }
 }
 
@@ -174,7 +175,9 @@ fn diagnostic(error: &PortError) -> Diagnostic {
 #[cfg(test)]
 mod tests {
     use firstcome_core::memory::{MemoryClock, MemoryConnections, MemoryLedger};
-    use firstcome_core::{Campaign, Forgetting, NewCampaign, Subscription, Subscriptions};
+    use firstcome_core::{
+        Campaign, ConnectionId, Forgetting, NewCampaign, Subscription, Subscriptions,
+    };
 
     use super::*;
 
@@ -318,5 +321,26 @@ mod tests {
             .await
             .unwrap_err();
         assert_eq!(error.error_type, "Port.Retry");
+    }
+
+    proptest::proptest! {
+        #![proptest_config(firstcome_core::hostile::cases(1000))]
+
+        #[test]
+        fn whatever_the_event_is_nothing_panics(event in firstcome_core::hostile::events(&[
+            include_str!("../../../events/connect-socket.json"),
+            include_str!("../../../events/connect-campaign.json"),
+        ])) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let answer = runtime.block_on(reception().answer(&event));
+            if let Ok(answer) = answer {
+                proptest::prop_assert!([200, 403, 404].contains(&answer["statusCode"].as_u64().unwrap()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_refuses_the_socket() {
+        assert_eq!(after_panic(), json!({"statusCode": 500}));
     }
 }

@@ -3,7 +3,7 @@
 mod handler;
 
 use firstcome_core::aws::{Aws, DynamoCampaigns, DynamoConnections, variable};
-use firstcome_core::{SystemClock, metric};
+use firstcome_core::{SystemClock, lambda, metric};
 use handler::Reception;
 use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 
@@ -11,6 +11,7 @@ use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 async fn main() -> Result<(), Error> {
     tracing::init_default_subscriber();
     metric::install()?;
+    lambda::log_panics();
     let (connections_table, campaigns_table) =
         (variable("CONNECTIONS_TABLE")?, variable("CAMPAIGNS_TABLE")?);
     let aws = Aws::load().await;
@@ -19,10 +20,10 @@ async fn main() -> Result<(), Error> {
         campaigns: DynamoCampaigns::new(&aws, campaigns_table),
         clock: SystemClock,
     };
-    run(service_fn(async |event: LambdaEvent<_>| {
-        let answer = reception.handle(event.payload).await;
-        metric::flush(&event.context.request_id);
-        answer
+    run(service_fn(async |event: LambdaEvent<lambda::RawEvent>| {
+        let answer = reception.answer(event.payload.text());
+        let instead = || Ok(handler::after_panic());
+        lambda::invocation(&event.context.request_id, answer, instead).await
     }))
     .await
 }

@@ -3,29 +3,45 @@
 
 use std::time::Instant;
 
-use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest;
 use firstcome_core::{
     ConnectionId, Fate, Forgetting, PortError,
+    lambda::{SocketEvent, UnreadableEvent, read},
     metric::{self, Metric},
 };
 use lambda_runtime::{Diagnostic, tracing};
 use serde_json::{Value, json};
 
-/// Forgets the socket; one that is not known (any more) is fine.
-pub(crate) async fn handle(
+/// Forgets the socket of an event as it came.
+pub(crate) async fn answer(
     connections: &impl Forgetting,
-    event: ApiGatewayWebsocketProxyRequest,
+    event: &str,
 ) -> Result<Value, Diagnostic> {
+    handle(connections, read(event).map_err(unreadable)?).await
+}
+
+/// What the gateway is told, and does not look at.
+pub(crate) fn after_panic() -> Value {
+    json!({"statusCode": 500})
+}
+
+fn unreadable(error: UnreadableEvent) -> Diagnostic {
+    tracing::error!(%error, "event not read");
+    Diagnostic {
+        error_type: "Event".into(),
+        error_message: error.to_string(),
+    }
+}
+
+/// Forgets the socket; one that is not known (any more) is fine.
+async fn handle(connections: &impl Forgetting, event: SocketEvent) -> Result<Value, Diagnostic> {
     let started = Instant::now();
-    let id = ConnectionId::new(event.request_context.connection_id.unwrap_or_default()).map_err(
-        |error| {
-            tracing::error!(%error, "event names no connection");
-            Diagnostic {
-                error_type: "Event".into(),
-                error_message: error.to_string(),
-            }
-        },
-    )?;
+    let id = event.connection_id().map_err(|error| {
+        tracing::error!(%error, "event names no connection");
+        Diagnostic {
+            error_type: "Event".into(),
+            error_message: error.to_string(),
+        }
+    })?;
     let outcome = forget(connections, &id).await.map_err(|error| {
         tracing::error!(connection.id = %id, error = &error as &dyn std::error::Error, "connection not forgotten");
         diagnostic(&error)
@@ -95,5 +111,18 @@ mod tests {
     async fn a_socket_that_is_not_known_is_fine() {
         let connections = MemoryConnections::default();
         assert_eq!(disconnect(&connections).await, json!({"statusCode": 200}));
+    }
+
+    proptest::proptest! {
+        #![proptest_config(firstcome_core::hostile::cases(1000))]
+
+        #[test]
+        fn whatever_the_event_is_nothing_panics(event in firstcome_core::hostile::events(&[include_str!("../../../events/disconnect-socket.json")])) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let connections = MemoryConnections::default();
+            if let Ok(answer) = runtime.block_on(answer(&connections, &event)) {
+                proptest::prop_assert_eq!(answer, json!({"statusCode": 200}));
+            }
+        }
     }
 }

@@ -9,9 +9,11 @@ use firstcome_core::{
     ClaimReturns, Clock, CouponLedger, Decisions, DeliveryJob, DeliveryOutbox, Entropy,
     InvalidValue, Issuer, LOOK_UP_GRACE, MAX_ANSWERS_PER_JOB, MAX_JOB_BYTES, Outcome, PortError,
     ServerFrame, SoldMarks, StockCounters, StockNews, StockTicks, Timestamp, TraceHeader, Verdict,
-    claim_list, metric::Metric,
+    claim_list,
+    lambda::{RawEvent, UnreadableEvent, read},
+    metric::Metric,
 };
-use lambda_runtime::{Context, tracing};
+use lambda_runtime::{Context, Diagnostic, tracing};
 use tokio::time::{Instant, timeout_at};
 
 use crate::measure;
@@ -88,6 +90,20 @@ where
     K: Clock,
     E: Entropy,
 {
+    /// As [`Self::handle`], of an event as it came.
+    ///
+    /// # Errors
+    /// That the event is no batch of messages.
+    pub async fn handle_event(
+        &self,
+        event: &str,
+        deadline: Instant,
+    ) -> Result<SqsBatchResponse, Diagnostic> {
+        Ok(self
+            .handle(read(event).map_err(unreadable)?, deadline)
+            .await)
+    }
+
     /// Decides the batch's claims before `deadline` and tells which messages must come again.
     pub async fn handle(&self, event: SqsEvent, deadline: Instant) -> SqsBatchResponse {
         let started = Instant::now();
@@ -364,6 +380,30 @@ fn failures(returns: &Returns<'_>) -> SqsBatchResponse {
     let mut response = SqsBatchResponse::default();
     response.batch_item_failures = returns.iter().map(failure).collect();
     response
+}
+
+fn unreadable(error: UnreadableEvent) -> Diagnostic {
+    tracing::error!(%error, "event not read");
+    Diagnostic {
+        error_type: "Event".into(),
+        error_message: error.to_string(),
+    }
+}
+
+/// The response after a panic: every message comes again, after the queue's visibility time-out.
+///
+/// # Errors
+/// That the event is no batch of messages.
+pub fn all_again(event: &RawEvent) -> Result<SqsBatchResponse, Diagnostic> {
+    let ids = event.message_ids().map_err(unreadable)?.into_iter();
+    let failure = |id| {
+        let mut failure = BatchItemFailure::default();
+        failure.item_identifier = id;
+        failure
+    };
+    let mut response = SqsBatchResponse::default();
+    response.batch_item_failures = ids.map(failure).collect();
+    Ok(response)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use firstcome_core::aws::{
     Aws, DynamoCampaigns, DynamoLedger, SqsBroadcasts, SqsDeliveries, SqsReturns, variable,
 };
-use firstcome_core::{Issuer, StockNews, SystemClock, SystemEntropy, metric};
+use firstcome_core::{Issuer, StockNews, SystemClock, SystemEntropy, lambda, metric};
 use issue::handler::{self, Worker};
 use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 
@@ -11,6 +11,7 @@ use lambda_runtime::{Error, LambdaEvent, run, service_fn, tracing};
 async fn main() -> Result<(), Error> {
     tracing::init_default_subscriber();
     metric::install()?;
+    lambda::log_panics();
     let campaigns_table = variable("CAMPAIGNS_TABLE")?;
     let aws = Aws::load().await;
     let campaigns = DynamoCampaigns::new(&aws, campaigns_table.clone());
@@ -28,11 +29,11 @@ async fn main() -> Result<(), Error> {
             ],
         ),
     };
-    run(service_fn(async |event: LambdaEvent<_>| {
+    run(service_fn(async |event: LambdaEvent<lambda::RawEvent>| {
         let deadline = handler::deadline(&event.context);
-        let answer = worker.handle(event.payload, deadline).await;
-        metric::flush(&event.context.request_id);
-        Ok::<_, Error>(answer)
+        let answer = worker.handle_event(event.payload.text(), deadline);
+        let instead = || handler::all_again(&event.payload);
+        lambda::invocation(&event.context.request_id, answer, instead).await
     }))
     .await
 }

@@ -5,9 +5,11 @@ use firstcome_core::memory::{
     sample_campaign,
 };
 use firstcome_core::{
-    Campaign, CampaignDirectory, CampaignId, Chunk, Claim, ClaimId, Clock, Coupon, CouponLedger,
-    DIRECTORY_FRESHNESS, DeliveryJob, SoldMarks, Timestamp, coupon_code,
+    Campaign, CampaignDirectory, CampaignId, Chunk, Claim, ClaimId, Clock, ConnectionId, Coupon,
+    CouponLedger, DIRECTORY_FRESHNESS, DeliveryJob, SoldMarks, Timestamp, coupon_code,
 };
+
+use serde_json::Value;
 
 use super::*;
 
@@ -74,7 +76,7 @@ fn bench(change: impl FnOnce(&mut Campaign)) -> Bench {
 
 impl Bench {
     async fn send(&self, event: &str) -> Value {
-        let event: ApiGatewayWebsocketProxyRequest = serde_json::from_str(event).unwrap();
+        let event: SocketEvent = serde_json::from_str(event).unwrap();
         let response = handle(&self.gate, event, None).await.unwrap();
         assert_eq!(response.status_code, 200);
         match response.body.unwrap() {
@@ -367,6 +369,41 @@ async fn a_ping_and_a_malformed_frame_are_answered() {
 #[tokio::test]
 async fn a_frame_without_the_authorizers_word_is_an_error() {
     let event = CLAIM.replace("\"partnerId\": \"acme\",", "");
-    let event: ApiGatewayWebsocketProxyRequest = serde_json::from_str(&event).unwrap();
+    let event: SocketEvent = serde_json::from_str(&event).unwrap();
     assert!(handle(&bench(|_| {}).gate, event, None).await.is_err());
+}
+
+proptest::proptest! {
+    #![proptest_config(firstcome_core::hostile::cases(1000))]
+
+    #[test]
+    fn whatever_the_event_is_nothing_panics(event in firstcome_core::hostile::events(&[CLAIM, RESULT, SUBSCRIBE, UNSUBSCRIBE, PING, MALFORMED])) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let bench = bench(|_| {});
+        if let Ok(response) = runtime.block_on(answer(&bench.gate, &event, Some("Root=x"))) {
+            let Some(Body::Text(text)) = response.body else {
+                panic!("{response:?}")
+            };
+            let frame: Value = serde_json::from_str(&text).unwrap();
+            proptest::prop_assert!(frame["type"].is_string() && frame["id"].is_string());
+        }
+    }
+}
+
+#[test]
+fn a_panic_is_answered_by_an_error_frame() {
+    let response = after_panic(&MemoryEntropy::seeded(1)).unwrap();
+    let Some(Body::Text(text)) = response.body else {
+        panic!("{response:?}")
+    };
+    let frame: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (&frame["type"], &frame["code"]),
+        (&"error".into(), &"internal".into())
+    );
+    assert_eq!(response.status_code, 200);
 }

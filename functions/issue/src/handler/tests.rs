@@ -297,3 +297,32 @@ fn a_full_job_of_the_longest_answers_fits_the_queue() {
     };
     assert!(serde_json::to_string(&job).unwrap().len() < MAX_JOB_BYTES);
 }
+
+proptest::proptest! {
+    #![proptest_config(firstcome_core::hostile::cases(1000))]
+
+    #[test]
+    fn whatever_the_event_is_nothing_panics(event in firstcome_core::hostile::events(&[CLAIMS, POISON])) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let response = runtime.block_on(async {
+            bench(10).worker.handle_event(&event, Instant::now() + DEADLINE).await
+        });
+        if let Ok(response) = response {
+            let messages = serde_json::from_str::<SqsEvent>(&event).unwrap().records.len();
+            proptest::prop_assert!(response.batch_item_failures.len() <= messages);
+        }
+    }
+}
+
+#[test]
+fn after_a_panic_every_message_comes_again() {
+    let event: RawEvent = serde_json::from_str(POISON).unwrap();
+    let again = all_again(&event).unwrap().batch_item_failures.into_iter();
+    let ids: Vec<_> = again.map(|failure| failure.item_identifier).collect();
+    assert_eq!(Ok(ids), event.message_ids());
+    assert!(all_again(&serde_json::from_str("{}").unwrap()).is_err());
+}
