@@ -6,6 +6,7 @@ mod announcements;
 mod audit;
 #[cfg(feature = "aws")]
 pub mod aws;
+mod benefit;
 mod broadcast;
 mod cache;
 mod campaign;
@@ -18,9 +19,13 @@ mod dead_letters;
 mod directory;
 mod frame;
 mod gate;
+#[cfg(feature = "hostile")]
+pub mod hostile;
 mod ids;
+mod input;
 mod issuance;
 mod job;
+pub mod lambda;
 mod ledger;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
@@ -41,6 +46,7 @@ mod whole;
 pub use alert::*;
 pub use announcements::*;
 pub use audit::*;
+pub use benefit::*;
 pub use broadcast::*;
 pub use cache::*;
 pub use campaign::*;
@@ -54,6 +60,7 @@ pub use directory::*;
 pub use frame::*;
 pub use gate::*;
 pub use ids::*;
+pub use input::*;
 pub use issuance::*;
 pub use job::*;
 pub use ledger::*;

@@ -13,7 +13,7 @@ use firstcome_core::memory::sample_campaign;
 use firstcome_core::{
     Answer, BroadcastId, BroadcastJob, ClaimId, ClaimMessage, ClientFrame, ConnectionId, Coupon,
     DeliveryJob, FrameBody, Outcome, PageJob, Phase, ServerFrame, StockJob, Timestamp, TraceHeader,
-    Verdict, closed, opened, schema,
+    Verdict, closed, hostile, opened, schema,
 };
 use jsonschema::Validator;
 use serde_json::{Value, json};
@@ -44,6 +44,18 @@ fn is_understood(name: &str, message: &Value) -> bool {
         "client-frame" => ClientFrame::parse(&text).is_ok(),
         "server-frame" => serde_json::from_str::<ServerFrame>(&text).is_ok(),
         other => panic!("{other} is no contract"),
+    }
+}
+
+/// What a producer or a client is told of a message that is not understood.
+fn complaint(name: &str, message: &Value) -> Option<String> {
+    let text = message.to_string();
+    match name {
+        "claim-message" => ClaimMessage::parse(&text, NOW)
+            .err()
+            .map(|error| error.to_string()),
+        "client-frame" => ClientFrame::parse(&text).err().map(|error| error.message),
+        _ => None,
     }
 }
 
@@ -299,27 +311,8 @@ fn what_is_written_is_admitted() {
 /// Parsers and schemas agree on what is changed in one place.
 #[test]
 fn a_schema_admits_a_changed_message_if_it_is_still_understood() {
-    let long = "x".repeat(129);
-    let values = [
-        Value::Null,
-        json!(true),
-        json!(0),
-        json!(1),
-        json!(-1),
-        json!(1.5),
-        json!(70_000),
-        json!(""),
-        json!("a b"),
-        json!("a.b"),
-        json!("x"),
-        json!(long),
-        json!(NOW),
-        json!("2026-11-21T09:00:00+09:00"),
-        json!("2026-11-21"),
-        json!("partner:acme"),
-        json!([]),
-        json!({}),
-    ];
+    let mut values = hostile::values();
+    values.push(json!(NOW));
     let mut judged = (0, 0);
     let frames = samples()
         .into_iter()
@@ -330,7 +323,9 @@ fn a_schema_admits_a_changed_message_if_it_is_still_understood() {
             let mut changed = message.clone();
             changed.as_object_mut().unwrap().remove(field);
             let mut variants = vec![changed];
-            for value in &values {
+            // Jobs are written by functions, which write whole numbers as such.
+            let is_job = name.ends_with("-job");
+            for value in values.iter().filter(|value| !(is_job && value.is_f64())) {
                 let mut changed = message.clone();
                 changed[field] = value.clone();
                 variants.push(changed);
@@ -338,6 +333,9 @@ fn a_schema_admits_a_changed_message_if_it_is_still_understood() {
             for variant in variants {
                 let admitted = validator.is_valid(&variant);
                 assert_eq!(admitted, is_understood(name, &variant), "{name}: {variant}");
+                if let Some(complaint) = complaint(name, &variant) {
+                    assert!(complaint.contains(field), "{variant}: {complaint}");
+                }
                 if admitted {
                     judged.0 += 1;
                 } else {

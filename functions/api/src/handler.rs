@@ -1,28 +1,26 @@
-//! What `api` is made of: its ports, its routes by scope, and one summary line per request.
+//! What `api` is made of: its ports and its routes.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use axum::{
     Json, Router,
     extract::{MatchedPath, Request},
     http::{StatusCode, header::CONTENT_TYPE},
     middleware::{Next, from_fn, from_fn_with_state},
-    response::{IntoResponse, Response},
-    routing::{get, post},
+    response::Response,
+    routing::{MethodRouter, get, post},
 };
 use firstcome_core::{
-    BroadcastOutbox, BroadcastReports, CampaignCatalog, CampaignClosing, CampaignRecords, ClaimId,
+    BroadcastOutbox, BroadcastReports, CampaignCatalog, CampaignClosing, CampaignRecords,
     ClaimOutbox, Clock, Entropy, KeyStore, Operations, Redemptions, Scope, SoldMarks,
     StandingCoupons, StockCounters, TicketKey, UserCoupons, WalletBook,
-    metric::{self, Metric},
 };
-use lambda_http::RequestExt;
 use serde::Serialize;
 
 use crate::{
     auth::{Gate, admit},
     budget::Budgets,
-    problem::{Code, Problem},
+    problem::Problem,
     request::CursorSeal,
     routes::{broadcasts, campaigns, claims, redemptions, users, wallets},
 };
@@ -70,58 +68,121 @@ pub(crate) struct Api<P: Ports> {
     pub(crate) entropy: Box<dyn Entropy>,
 }
 
-/// The routes. A key and its scope are asked for before anything of the request is read.
-pub(crate) fn router<P: Ports>(api: Arc<Api<P>>) -> Router {
-    let scoped = |scope: Scope, routes: Router<Arc<Api<P>>>| {
-        routes.route_layer(from_fn_with_state((api.clone(), scope), admit::<P>))
+/// One route.
+pub(crate) struct Route<P: Ports> {
+    /// Its path, with the names of its parameters.
+    pub(crate) path: &'static str,
+    /// What a key must be good for; `None` if it needs no key.
+    scope: Option<Scope>,
+    methods: MethodRouter<Arc<Api<P>>>,
+}
+
+/// Every route there is. The router, the judge of paths and the hostile paths of the tests are made from this list.
+pub(crate) fn routes<P: Ports>() -> Vec<Route<P>> {
+    let open = |path, methods| Route {
+        path,
+        scope: None,
+        methods,
     };
-    let campaigns = Router::new()
-        .route(
+    let of = |scope, path, methods| Route {
+        scope: Some(scope),
+        ..open(path, methods)
+    };
+    vec![
+        of(
+            Scope::Campaigns,
             "/v1/campaigns",
             get(campaigns::list).post(campaigns::create),
-        )
-        .route("/v1/campaigns/{campaignId}", get(campaigns::show))
-        .route("/v1/campaigns/{campaignId}/close", post(campaigns::close));
-    let claims = Router::new()
-        .route("/v1/campaigns/{campaignId}/claims", post(claims::claim))
-        .route(
+        ),
+        of(
+            Scope::Campaigns,
+            "/v1/campaigns/{campaignId}",
+            get(campaigns::show),
+        ),
+        of(
+            Scope::Campaigns,
+            "/v1/campaigns/{campaignId}/close",
+            post(campaigns::close),
+        ),
+        of(Scope::Tickets, "/v1/tickets", post(users::ticket)),
+        of(
+            Scope::Claims,
+            "/v1/campaigns/{campaignId}/claims",
+            post(claims::claim),
+        ),
+        of(
+            Scope::Claims,
             "/v1/campaigns/{campaignId}/claims/{userId}",
             get(claims::status),
-        );
-    let broadcasts = Router::new()
-        .route("/v1/broadcasts", post(broadcasts::to_partner))
-        .route(
+        ),
+        of(
+            Scope::Broadcasts,
+            "/v1/broadcasts",
+            post(broadcasts::to_partner),
+        ),
+        of(
+            Scope::Broadcasts,
             "/v1/campaigns/{campaignId}/broadcasts",
             post(broadcasts::to_campaign),
-        )
-        .route("/v1/broadcasts/{broadcastId}", get(broadcasts::report));
-    let coupons = Router::new()
-        .route("/v1/users/{userId}/coupons", get(users::coupons))
-        .route(
+        ),
+        of(
+            Scope::Broadcasts,
+            "/v1/broadcasts/{broadcastId}",
+            get(broadcasts::report),
+        ),
+        of(
+            Scope::Coupons,
+            "/v1/users/{userId}/coupons",
+            get(users::coupons),
+        ),
+        of(
+            Scope::Coupons,
             "/v1/users/{userId}/coupons/{campaignId}/redemption",
             post(redemptions::redeem).delete(redemptions::roll_back),
-        );
-    let points = Router::new()
-        .route("/v1/users/{userId}/wallet", get(wallets::show))
-        .route("/v1/users/{userId}/wallet/entries", get(wallets::entries))
-        .route("/v1/users/{userId}/wallet/earn", post(wallets::earn))
-        .route("/v1/users/{userId}/wallet/use", post(wallets::spend))
-        .route("/v1/transfers", post(wallets::transfer));
-    Router::new()
-        .merge(scoped(Scope::Campaigns, campaigns))
-        .merge(scoped(
-            Scope::Tickets,
-            Router::new().route("/v1/tickets", post(users::ticket)),
-        ))
-        .merge(scoped(Scope::Claims, claims))
-        .merge(scoped(Scope::Coupons, coupons))
-        .merge(scoped(Scope::Points, points))
-        .merge(scoped(Scope::Broadcasts, broadcasts))
-        .route("/healthz", get(async || Json(Health { status: "ok" })))
-        .route(
+        ),
+        of(
+            Scope::Points,
+            "/v1/users/{userId}/wallet",
+            get(wallets::show),
+        ),
+        of(
+            Scope::Points,
+            "/v1/users/{userId}/wallet/entries",
+            get(wallets::entries),
+        ),
+        of(
+            Scope::Points,
+            "/v1/users/{userId}/wallet/earn",
+            post(wallets::earn),
+        ),
+        of(
+            Scope::Points,
+            "/v1/users/{userId}/wallet/use",
+            post(wallets::spend),
+        ),
+        of(Scope::Points, "/v1/transfers", post(wallets::transfer)),
+        open("/healthz", get(async || Json(Health { status: "ok" }))),
+        open(
             "/openapi.json",
             get(async || ([(CONTENT_TYPE, "application/json")], OPENAPI)),
-        )
+        ),
+    ]
+}
+
+/// Serves the routes. A key and its scope are asked for before anything of the request is read.
+pub(crate) fn router<P: Ports>(api: Arc<Api<P>>) -> Router {
+    let with = |router: Router<Arc<Api<P>>>, route: Route<P>| {
+        let methods = match route.scope {
+            Some(scope) => {
+                let admit = from_fn_with_state((api.clone(), scope), admit::<P>);
+                route.methods.route_layer(admit)
+            }
+            None => route.methods,
+        };
+        router.route(route.path, methods)
+    };
+    let served = routes().into_iter().fold(Router::new(), with);
+    served
         .fallback(async || Problem::not_found("there is no such route"))
         .method_not_allowed_fallback(async || {
             Problem::new(
@@ -130,41 +191,19 @@ pub(crate) fn router<P: Ports>(api: Arc<Api<P>>) -> Router {
                 "the route has no such method",
             )
         })
-        .layer(from_fn(summarize))
+        .layer(from_fn(name_route))
         .with_state(api)
 }
 
-/// Logs the route, never the path: a path holds user ids.
-async fn summarize(request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let method = request.method().clone();
-    let request_id = request
-        .lambda_context_ref()
-        .map_or_else(String::new, |context| context.request_id.clone());
-    let route = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or("none".into(), |path| path.as_str().to_owned());
-    let response = next.run(request).await.into_response();
-    let code = response
-        .extensions()
-        .get::<Code>()
-        .map_or("", |code| code.0);
-    let (status, duration_ms) = (
-        response.status().as_u16(),
-        started.elapsed().as_millis() as u64,
-    );
-    let claim_id = response
-        .extensions()
-        .get::<ClaimId>()
-        .map(tracing::field::display);
-    tracing::info!(http.method = %method, http.route = route, http.status = status, duration_ms, problem.code = code, claim.id = claim_id, "request answered");
-    metric::count(Metric::ApiRequests, 1);
-    metric::count(Metric::ApiRefused, (400..500).contains(&status).into());
-    metric::count(Metric::ApiFailed, (status >= 500).into());
-    metric::flush(&request_id);
+/// Leaves the route's path on the response, for the summary line.
+async fn name_route(request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let mut response = next.run(request).await;
+    if let Some(route) = route {
+        response.extensions_mut().insert(route);
+    }
     response
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,18 +3,21 @@
 
 mod auth;
 mod budget;
+mod gateway;
 mod handler;
 #[cfg(test)]
 mod openapi;
+mod path;
 mod problem;
 mod request;
 mod routes;
 
 use std::sync::Arc;
 
-use firstcome_core::{SystemClock, SystemEntropy, TicketKey, aws, metric};
-use lambda_http::Error;
+use firstcome_core::{SystemClock, SystemEntropy, TicketKey, aws, lambda, metric};
+use lambda_runtime::{Error, LambdaEvent, run, service_fn};
 
+use crate::gateway::{Answer, Door};
 use crate::handler::{Api, Ports};
 
 struct OnAws;
@@ -35,6 +38,7 @@ impl Ports for OnAws {
 async fn main() -> Result<(), Error> {
     lambda_runtime::tracing::init_default_subscriber();
     metric::install()?;
+    lambda::log_panics();
     let sdk = aws::Aws::load().await;
     let (campaigns, coupons) = (
         aws::variable("CAMPAIGNS_TABLE")?,
@@ -63,5 +67,11 @@ async fn main() -> Result<(), Error> {
         clock: Box::new(SystemClock),
         entropy: Box::new(SystemEntropy),
     };
-    lambda_http::run(handler::router(Arc::new(api))).await
+    let door = Door::new(Arc::new(api));
+    run(service_fn(async |event: LambdaEvent<lambda::RawEvent>| {
+        let answer = door.answer(event.payload.text());
+        let id = &event.context.request_id;
+        Ok::<_, Error>(lambda::invocation(id, answer, Answer::after_panic).await)
+    }))
+    .await
 }

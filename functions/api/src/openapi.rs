@@ -226,13 +226,13 @@ fn operation(
     operation
         .document
         .insert("security".into(), json!([{"apiKey": [scope.as_str()]}]));
-    operation.refusals = vec![
+    operation.refusals.extend([
         &UNAUTHORIZED,
         &FORBIDDEN,
         &TOO_MANY,
         &INTERNAL,
         &UNAVAILABLE,
-    ];
+    ]);
     let ids: Vec<&str> = path.split(['{', '}']).skip(1).step_by(2).collect();
     let ids = ids
         .iter()
@@ -241,9 +241,6 @@ fn operation(
     if !ids.is_empty() {
         operation.document.insert("parameters".into(), ids.into());
         operation.refusals.push(&NOT_FOUND);
-    }
-    if path.contains("{userId}") {
-        operation.refusals.push(&MALFORMED);
     }
     operation
 }
@@ -255,7 +252,8 @@ fn public(method: &'static str, path: &'static str, id: &str, summary: &str) -> 
         method,
         path,
         document: document.as_object().cloned().unwrap(),
-        refusals: Vec::new(),
+        // A path, a query or a header may be malformed whatever is asked for.
+        refusals: vec![&MALFORMED],
     }
 }
 

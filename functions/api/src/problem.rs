@@ -1,11 +1,10 @@
 //! Errors as RFC 9457 problems with stable codes. Nothing internal and nothing the caller sent gets in.
 
 use axum::{
-    Json,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use firstcome_core::{Fate, InvalidValue, PortError, TicketError};
+use firstcome_core::{Fate, InvalidValue, Malformed, PortError, TicketError};
 use serde::Serialize;
 
 /// Why a request was not carried out.
@@ -26,7 +25,7 @@ pub(crate) struct Code(pub(crate) &'static str);
 /// Why a request was not carried out (RFC 9457).
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Problem"))]
-pub(crate) struct ProblemBody {
+pub(crate) struct ProblemBody<'a> {
     /// `about:blank`: `status` and `code` say it all.
     #[serde(rename = "type")]
     kind: &'static str,
@@ -38,10 +37,10 @@ pub(crate) struct ProblemBody {
     /// For programs: stable.
     code: &'static str,
     /// For people: may change.
-    detail: String,
-    /// What of the request is malformed: a member of the body, a parameter, or `body`.
+    detail: &'a str,
+    /// What of the request is malformed: a member of the body, a parameter, a header, or `body`, `path`, `query`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    field: Option<String>,
+    field: Option<&'a str>,
 }
 
 impl Problem {
@@ -114,11 +113,50 @@ impl Problem {
     /// 500; the cause goes to the log and nowhere else.
     pub(crate) fn internal(cause: &dyn std::error::Error) -> Self {
         tracing::error!(error = %chain(cause), "request failed");
+        Self::panicked()
+    }
+
+    /// 500; the cause is in the log.
+    pub(crate) fn panicked() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
             "the request failed on our side",
         )
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What of the request is malformed.
+    #[cfg(test)]
+    pub(crate) fn field(&self) -> Option<&str> {
+        self.field.as_deref()
+    }
+
+    pub(crate) fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let kind = HeaderValue::from_static("application/problem+json");
+        headers.insert(header::CONTENT_TYPE, kind);
+        if self.passes {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        headers
+    }
+
+    /// The document.
+    pub(crate) fn text(&self) -> String {
+        let body = ProblemBody {
+            kind: "about:blank",
+            title: self.status.canonical_reason().unwrap_or_default(),
+            status: self.status.as_u16(),
+            code: self.code,
+            detail: &self.detail,
+            field: self.field.as_deref(),
+        };
+        // Texts and a number: they can be written.
+        serde_json::to_string(&body).unwrap_or_default()
     }
 }
 
@@ -134,6 +172,13 @@ fn chain(error: &dyn std::error::Error) -> String {
 impl From<InvalidValue> for Problem {
     fn from(error: InvalidValue) -> Self {
         Self::malformed(error.field, error.to_string())
+    }
+}
+
+impl From<Malformed> for Problem {
+    fn from(error: Malformed) -> Self {
+        let detail = error.to_string();
+        Self::malformed(error.field, detail)
     }
 }
 
@@ -161,23 +206,7 @@ impl From<TicketError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = ProblemBody {
-            kind: "about:blank",
-            title: self.status.canonical_reason().unwrap_or_default(),
-            status: self.status.as_u16(),
-            code: self.code,
-            detail: self.detail,
-            field: self.field,
-        };
-        let mut response = (self.status, Json(body)).into_response();
-        let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
-        if self.passes {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
+        let mut response = (self.status, self.headers(), self.text()).into_response();
         response.extensions_mut().insert(Code(self.code));
         response
     }
