@@ -173,8 +173,8 @@ impl Ports {
             late
         });
         let Some(late) = late else {
-            let at = self.world.millis();
-            return self.call(operation, |state| act(state, at)).await;
+            let now = || self.world.millis();
+            return self.call(operation, |state| act(state, now())).await;
         };
         let world = Arc::clone(&self.world);
         tokio::spawn(async move {
