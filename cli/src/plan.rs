@@ -9,6 +9,9 @@ mod simulation;
 mod sizing;
 
 use firstcome_core::aws::operator::Needs;
+
+use std::time::Duration;
+
 use firstcome_core::{DIRECTORY_FRESHNESS, shards_for};
 
 use self::cost::{Line, Taken, bill};
@@ -86,6 +89,18 @@ pub(crate) fn needs(wanted: &CapacityPlan) -> Result<Needs, String> {
         executions: sizing::executions(settings, quotas),
         pollers: settings.pollers.ceil() as u32,
     })
+}
+
+/// What a sale's users wait on AWS from claim to answer, in seconds: p50, p95 and p99; `None` where that many are never
+/// answered. With the stack's and the account's defaults, if the users claim within `window`.
+pub(crate) fn expected_waits(users: u32, stock: u32, window: Duration) -> Option<[Option<f64>; 3]> {
+    let load = Load {
+        users,
+        stock,
+        window_seconds: window.as_secs_f64().max(simulation::STEP),
+    };
+    let scenario = Scenario::of(&load, Quotas::default(), &[], 1).ok()?;
+    Some([50, 95, 99].map(|percent| scenario.outcome.percentile(percent)))
 }
 
 impl Plan {
@@ -391,6 +406,19 @@ mod tests {
         let json = page::json(&plan);
         assert!(json["today"]["answerSeconds"]["p50"].is_null());
         assert!(json["today"]["answeredSeconds"].is_null());
+    }
+
+    #[test]
+    fn a_sale_expects_what_its_plan_does() {
+        let outcome = Plan::of(&wanted(3000, 300, 10)).unwrap().today.outcome;
+        let planned = [50, 95, 99].map(|percent| outcome.percentile(percent));
+        assert_eq!(
+            expected_waits(3000, 300, Duration::from_secs(10)),
+            Some(planned)
+        );
+        // All at once is a window, too.
+        let at_once = expected_waits(3000, 300, Duration::ZERO).unwrap();
+        assert!(at_once[2] >= planned[2]);
     }
 
     #[test]

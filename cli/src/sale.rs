@@ -4,6 +4,7 @@
 mod api;
 mod backoff;
 mod client;
+mod cpu;
 mod crowd;
 mod customer;
 mod frame;
@@ -23,14 +24,16 @@ use tokio::time::{Instant, sleep};
 
 pub(crate) use self::api::ApiError;
 use self::api::{BroadcastReport, ClaimState, PartnerApi};
+use self::cpu::Cpu;
 use self::crowd::{Crowd, Tally};
 use self::customer::{Command, Entrance};
 use self::latency::Latencies;
-use self::report::Report;
+use self::report::{Report, Spent};
 use self::verify::{Broadcast, Evidence, judge};
 use self::wishes::wishes_of;
 use crate::arguments::SalePlan;
 use crate::open_files;
+use crate::plan::expected_waits;
 use crate::terminal::{Terminal, grouped};
 use crate::undo::Undo;
 use crate::{CommandError, Verdict};
@@ -117,6 +120,8 @@ struct Sale<'run> {
     claimants: usize,
     sold_from: Instant,
     broadcasts: Vec<Broadcast>,
+    /// CPU time while claims were answered; `None` on AWS.
+    cpu: Option<Cpu>,
 }
 
 impl<'run> Sale<'run> {
@@ -179,6 +184,7 @@ impl<'run> Sale<'run> {
             claimants: 0,
             sold_from: opens_at,
             broadcasts: Vec::new(),
+            cpu: None,
         })
     }
 
@@ -277,6 +283,7 @@ impl<'run> Sale<'run> {
     async fn sell(&mut self) {
         let claims = self.claims;
         let meter = self.terminal.meter("claims", "answered", claims as u64);
+        let before = Cpu::now();
         self.sold_from = Instant::now();
         self.crowd.tell(self.crowd.everybody(), Command::Claim);
         let done = |tally: &Tally| {
@@ -284,6 +291,7 @@ impl<'run> Sale<'run> {
             tally.answers.len() >= claims
         };
         self.crowd.watch(self.sold_from + SELLING, done).await;
+        self.cpu = before.and_then(|before| Some(Cpu::now()?.since(before)));
         let answers = &self.crowd.tally.answers;
         let winners = answers
             .iter()
@@ -397,6 +405,19 @@ impl<'run> Sale<'run> {
             .await
     }
 
+    /// Where the time went, and what it would be on AWS.
+    fn spent(&self) -> Option<Spent> {
+        let cpu = self.cpu?;
+        let (first, last) = self.crowd.tally.claimed?;
+        let window = last - first;
+        let users = u32::try_from(self.claimants).ok()?;
+        Some(Spent {
+            cpu,
+            window,
+            expected: expected_waits(users, self.plan.stock, window)?,
+        })
+    }
+
     fn report(&self, evidence: Evidence, checks: Vec<verify::Check>) -> Report {
         let tally = &self.crowd.tally;
         let mut outcomes: BTreeMap<String, u64> = BTreeMap::new();
@@ -425,6 +446,7 @@ impl<'run> Sale<'run> {
             asked_again: tally.asked_again,
             heard_again: tally.heard_again,
             lost: tally.lost,
+            spent: self.spent(),
             broadcasts: evidence.broadcasts,
             checks,
         }

@@ -31,12 +31,12 @@ MAY = {
     "BroadcastFunction": {
         "ConnectionsTable": "dynamodb:Query dynamodb:GetItem dynamodb:BatchWriteItem dynamodb:DeleteItem",
         "CampaignsTable": "dynamodb:GetItem dynamodb:BatchGetItem dynamodb:PutItem dynamodb:UpdateItem dynamodb:DeleteItem",
-        "DeliveriesQueue": "sqs:ReceiveMessage sqs:DeleteMessage sqs:GetQueueAttributes",
+        "DeliveriesQueue": "sqs:SendMessage sqs:ReceiveMessage sqs:DeleteMessage sqs:GetQueueAttributes",
         "BroadcastQueue": "sqs:SendMessage sqs:ReceiveMessage sqs:DeleteMessage sqs:GetQueueAttributes",
         "WebSocketApi": "execute-api:ManageConnections",
     },
     "RefreshFunction": {
-        "CampaignsTable": "dynamodb:Query dynamodb:GetItem dynamodb:BatchGetItem dynamodb:PutItem dynamodb:DeleteItem",
+        "CampaignsTable": "dynamodb:Query dynamodb:GetItem dynamodb:BatchGetItem dynamodb:PutItem dynamodb:UpdateItem dynamodb:DeleteItem",
         "WalletsTable": "dynamodb:Query dynamodb:PutItem dynamodb:UpdateItem dynamodb:DeleteItem",
         "BroadcastQueue": "sqs:SendMessage",
     },

@@ -7,7 +7,7 @@ use std::mem;
 use fastrand::Rng;
 
 /// Seconds of a step.
-const STEP: f64 = 0.01;
+pub(super) const STEP: f64 = 0.01;
 /// After so many hours nobody waits any more.
 const END: f64 = 6.0 * 3600.0;
 /// The mean time until a refused client comes again: between 0.2 s and 5 s at random (sale/backoff.rs, at its bound).

@@ -39,6 +39,8 @@ pub(crate) struct Tally {
     pub(crate) heard_again: u64,
     pub(crate) answers: Vec<AnsweredClaim>,
     pub(crate) last_answer: Option<Instant>,
+    /// When the first and the last of the answered claims were sent for the first time.
+    pub(crate) claimed: Option<(Instant, Instant)>,
     pub(crate) contradictions: Vec<String>,
     pub(crate) refused: BTreeMap<String, u64>,
     pub(crate) asked_again: u64,
@@ -77,9 +79,12 @@ impl Tally {
             Event::Answered {
                 claim_id,
                 answer,
+                sent,
                 took,
             } => {
                 self.last_answer = Some(Instant::now());
+                let (first, last) = self.claimed.unwrap_or((sent, sent));
+                self.claimed = Some((first.min(sent), last.max(sent)));
                 self.answers.push(AnsweredClaim {
                     user: user.to_owned(),
                     claim_id,

@@ -57,6 +57,7 @@ pub(crate) enum Event {
     Answered {
         claim_id: String,
         answer: Answer,
+        sent: Instant,
         took: Duration,
     },
     /// An answer that cannot be true together with another.
@@ -316,6 +317,7 @@ impl Customer {
                     self.tell(Event::Answered {
                         claim_id,
                         answer: answer.clone(),
+                        sent,
                         took: now - sent,
                     });
                 }

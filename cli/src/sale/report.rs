@@ -5,9 +5,20 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::cpu::Cpu;
 use super::latency::Latencies;
 use super::verify::{Broadcast, Check};
 use crate::terminal::{grouped, visible};
+
+/// Where the time of the claims went on this machine, and what AWS is expected to take for the same.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Spent {
+    pub(crate) cpu: Cpu,
+    /// Within which this client has sent its claims.
+    pub(crate) window: Duration,
+    /// p50, p95 and p99 from claim to answer in seconds; `None` where that many would never be answered.
+    pub(crate) expected: [Option<f64>; 3],
+}
 
 /// What is told in the end.
 pub(crate) struct Report {
@@ -25,6 +36,8 @@ pub(crate) struct Report {
     pub(crate) asked_again: u64,
     pub(crate) heard_again: u64,
     pub(crate) lost: u64,
+    /// Only of a local stack.
+    pub(crate) spent: Option<Spent>,
     pub(crate) broadcasts: Vec<Broadcast>,
     pub(crate) checks: Vec<Check>,
 }
@@ -49,6 +62,8 @@ impl Report {
         let parts = [
             self.outcome_table(),
             self.speed(),
+            self.spent
+                .map_or_else(String::new, |spent| self.effort(spent)),
             self.broadcast_table(),
             self.trouble(),
             self.check_list(),
@@ -88,6 +103,8 @@ impl Report {
             "askedAgain": self.asked_again,
             "repeatsReceived": self.heard_again,
             "socketsLost": self.lost,
+            "cpuSeconds": self.spent.map(|spent| self.cpu_json(spent.cpu)),
+            "expectedOnAws": self.spent.map(expected_json),
             "broadcasts": broadcasts.collect::<Vec<_>>(),
             "checks": checks.collect::<Vec<_>>(),
         })
@@ -119,6 +136,38 @@ impl Report {
             grouped(answered),
             seconds(self.selling)
         )
+    }
+
+    /// CPU time of the functions for each claim, in milliseconds.
+    fn millis_per_claim(&self, cpu: Cpu) -> Option<f64> {
+        (self.claims > 0).then(|| cpu.functions.as_secs_f64() * 1000.0 / self.claims as f64)
+    }
+
+    fn effort(&self, spent: Spent) -> String {
+        let Cpu {
+            local_aws,
+            functions,
+            client,
+        } = spent.cpu;
+        let each = self.millis_per_claim(spent.cpu).unwrap_or_default();
+        let [p50, p95, p99] = spent
+            .expected
+            .map(|wait| wait.map_or_else(|| "never".to_owned(), |wait| format!("{wait:.2} s")));
+        format!(
+            "  Where that time went, in CPU seconds\n    local AWS {}   functions {} ({each:.2} ms a claim)   this client {}\n    \
+             on AWS, by `firstcome plan` for claims within {}: p50 {p50}   p95 {p95}   p99 {p99}\n",
+            seconds(local_aws),
+            seconds(functions),
+            seconds(client),
+            seconds(spent.window)
+        )
+    }
+
+    fn cpu_json(&self, cpu: Cpu) -> Value {
+        json!({
+            "localAws": cpu.local_aws.as_secs_f64(), "functions": cpu.functions.as_secs_f64(),
+            "functionsMsPerClaim": self.millis_per_claim(cpu), "client": cpu.client.as_secs_f64(),
+        })
     }
 
     fn broadcast_table(&self) -> String {
@@ -190,6 +239,16 @@ impl Report {
     }
 }
 
+fn expected_json(spent: Spent) -> Value {
+    let [p50, p95, p99] = spent
+        .expected
+        .map(|wait| wait.map(|seconds| (seconds * 1000.0).round()));
+    json!({
+        "claimsWithinMs": (spent.window.as_secs_f64() * 1000.0).round(),
+        "claimToResultMs": {"p50": p50, "p95": p95, "p99": p99},
+    })
+}
+
 fn percentiles(latencies: &Latencies) -> Value {
     let whole = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let millis = |duration: Option<Duration>| duration.map(whole);
@@ -238,6 +297,7 @@ mod tests {
             asked_again: 0,
             heard_again: 0,
             lost: 0,
+            spent: None,
             broadcasts: vec![],
             checks: vec![Check {
                 promise: "every claim was answered",
@@ -290,6 +350,45 @@ mod tests {
             text.lines().all(|line| !line.starts_with("    ok ")),
             "{text}"
         );
+    }
+
+    #[test]
+    fn where_the_time_went_is_told_of_a_local_stack_only() {
+        let cpu = Cpu {
+            local_aws: Duration::from_millis(1500),
+            functions: Duration::from_millis(30),
+            client: Duration::from_millis(200),
+        };
+        let spent = Some(Spent {
+            cpu,
+            window: Duration::from_millis(250),
+            expected: [Some(0.5), Some(1.25), None],
+        });
+        let local = Report {
+            spent,
+            ..report(true)
+        };
+        let text = local.text();
+        for words in [
+            "local AWS 1.50 s   functions 0.03 s (15.00 ms a claim)   this client 0.20 s",
+            "claims within 0.25 s: p50 0.50 s   p95 1.25 s   p99 never",
+        ] {
+            assert!(text.contains(words), "{text}");
+        }
+        let json = local.json();
+        assert_eq!(
+            json["cpuSeconds"],
+            json!({"localAws": 1.5, "functions": 0.03, "functionsMsPerClaim": 15.0, "client": 0.2})
+        );
+        assert_eq!(
+            json["expectedOnAws"]["claimToResultMs"],
+            json!({"p50": 500.0, "p95": 1250.0, "p99": null})
+        );
+        assert_eq!(json["expectedOnAws"]["claimsWithinMs"], 250.0);
+
+        let on_aws = report(true);
+        assert!(!on_aws.text().contains("CPU") && !on_aws.text().contains("on AWS"));
+        assert!(on_aws.json()["cpuSeconds"].is_null());
     }
 
     #[test]
