@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use firstcome_core::aws::operator::Queue;
-use firstcome_tests::{Partner, Socket, Stack, processes, raw};
+use firstcome_core::{Clock, SystemClock, Timestamp};
+use firstcome_tests::{Partner, Socket, Stack, eventually, processes, raw};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -35,6 +36,12 @@ const FLOODING: usize = 60;
 const QUEUED: usize = 40;
 /// Within how long they are answered all the same. A batch that found no execution would wait for its visibility timeout of 70 s.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
+/// Claims of a campaign that two full transactions empty, and the event source's settings for a rush (docs/capacity.md), with a longer window.
+const RUSH: usize = 300;
+const RUSH_STOCK: u32 = 198;
+const RUSH_BATCH: (i32, i32) = (495, 5);
+/// What template.yaml says by default.
+const USUAL_BATCH: (i32, i32) = (10, 0);
 /// How often an announcement may be over before a worker could be killed in the middle, and a backlog before a claim could
 /// come behind it.
 const ATTEMPTS: usize = 10;
@@ -272,4 +279,71 @@ async fn queued_claims_are_answered_while_frames_take_every_execution_of_the_doo
         took.as_millis()
     );
     assert!(meanwhile > 0, "the door had executions left");
+}
+
+/// Of the batches that issued coupons of this campaign: messages, coupons, transactions.
+async fn batches(stack: &Stack, campaign: &str, since: Timestamp) -> Vec<[u64; 3]> {
+    let lines = stack.operator().log_lines(Some(campaign), since).await;
+    let lines = lines.unwrap().into_iter();
+    let emf = lines.filter_map(|line| serde_json::from_str::<Value>(&line.text).ok());
+    emf.filter_map(|line| {
+        let number = |value: &Value| {
+            let one = value.as_array().map_or(value, |values| &values[0]);
+            one.as_f64().map(|number| number as u64)
+        };
+        Some([
+            number(&line["BatchSize"])?,
+            number(&line["campaigns"][campaign]["Issued"])?,
+            number(&line["Transactions"])?,
+        ])
+    })
+    .collect()
+}
+
+/// Sends a rush's claims and waits for the coupons; its batches.
+async fn rush(stack: &Stack, partner: &Partner, attempt: usize) -> Vec<[u64; 3]> {
+    let since = SystemClock.now().plus_seconds(-5);
+    let campaign = partner.campaign(RUSH_STOCK).await;
+    let message = |number: usize| {
+        let (user, claim) = (format!("rush-{attempt}-{number}"), format!("rush-{number}"));
+        raw(&campaign, partner.claim_message(&campaign, &user, &claim))
+    };
+    let messages: Vec<_> = (0..RUSH).map(message).collect();
+    let producers = messages
+        .chunks(50)
+        .map(|share| stack.operator().send(Queue::Claims, share));
+    for sent in join_all(producers).await {
+        sent.unwrap();
+    }
+    let limit = Duration::from_secs(120);
+    eventually("the rush's batches are in the log", limit, async || {
+        let found = batches(stack, &campaign, since).await;
+        let issued: u64 = found.iter().map(|[_, issued, _]| issued).sum();
+        (issued == u64::from(RUSH_STOCK)).then_some(found)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rush_is_decided_in_batches_of_hundreds_by_transactions_of_99() {
+    let stack = Stack::find().await;
+    let partner = stack.partner().await;
+    let set = async |(size, window)| {
+        let set = stack
+            .operator()
+            .set_batch("ClaimsEventSource", size, window);
+        set.await.unwrap();
+    };
+    set(RUSH_BATCH).await;
+    let mut seen = vec![];
+    for attempt in 1..=ATTEMPTS {
+        seen = rush(&stack, &partner, attempt).await;
+        // Two transactions for 198 coupons: each took 99, the most there is.
+        if seen.contains(&[RUSH as u64, RUSH_STOCK.into(), 2]) {
+            break;
+        }
+    }
+    set(USUAL_BATCH).await;
+    println!("messages, coupons and transactions of the batches: {seen:?}");
+    assert!(seen.contains(&[RUSH as u64, RUSH_STOCK.into(), 2]));
 }

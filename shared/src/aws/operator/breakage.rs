@@ -1,4 +1,4 @@
-//! For the test of `doctor`: breaks one thing of a stack at a time, and puts it back. No command uses it.
+//! For end-to-end tests: changes or breaks one thing of a stack at a time, and puts it back. No command uses it.
 
 use aws_sdk_dynamodb::types::TimeToLiveSpecification;
 use aws_sdk_lambda::types::{Environment, ScalingConfig};
@@ -35,6 +35,26 @@ impl Operator {
         let scaling = ScalingConfig::builder().maximum_concurrency(most).build();
         let call = self.lambda.update_event_source_mapping().uuid(uuid);
         let sent = call.scaling_config(scaling).send().await;
+        sent.map(drop)
+            .map_err(|error| self.failed("change the event source", error))
+    }
+
+    /// Sets how many messages an event source gives a function at once, and how long it gathers them.
+    ///
+    /// # Errors
+    /// As [`Self::enable_event_source`].
+    pub async fn set_batch(
+        &self,
+        logical_id: &str,
+        size: i32,
+        window_seconds: i32,
+    ) -> Result<(), OperatorError> {
+        let uuid = self.physical_id(logical_id).await?;
+        let call = self.lambda.update_event_source_mapping().uuid(uuid);
+        let call = call
+            .batch_size(size)
+            .maximum_batching_window_in_seconds(window_seconds);
+        let sent = call.send().await;
         sent.map(drop)
             .map_err(|error| self.failed("change the event source", error))
     }
