@@ -130,6 +130,14 @@ fn campaign(total: u32) -> Campaign {
     }
 }
 
+/// A campaign whose only shard holds more than a full chunk.
+fn in_one_shard(total: u32) -> Campaign {
+    Campaign {
+        shards: 1,
+        ..campaign(total)
+    }
+}
+
 fn claim(campaign: &Campaign, user: u32, claim_id: &str) -> Claim {
     Claim {
         claim_id: ClaimId::new(claim_id).unwrap(),
@@ -213,7 +221,7 @@ async fn a_campaign_reads_back_as_created(store: &impl Store) {
 }
 
 async fn a_chunk_is_issued_whole_and_paid_for(store: &impl Store) {
-    let campaign = campaign(150);
+    let campaign = in_one_shard(150);
     store.add(&campaign).await;
     let full = chunk(&campaign, 0, 0..99);
     assert_eq!(issue(store, &full).await, ChunkOutcome::Issued);
@@ -370,7 +378,7 @@ fn standing_at(size: usize, holders: &[(usize, &Coupon)]) -> Vec<CouponReason> {
 }
 
 async fn reasons_come_by_position_in_a_full_chunk(store: &impl Store) {
-    let campaign = campaign(150);
+    let campaign = in_one_shard(150);
     store.add(&campaign).await;
     let mut holders = chunk(&campaign, 0, 0..1);
     holders.coupons.extend(chunk(&campaign, 0, 49..50).coupons);
