@@ -110,7 +110,7 @@ async fn a_key_names_one_request_and_is_required() {
     let elsewhere = partner.post_once("/v1/users/bob/wallet/earn", body, "k");
     elsewhere.await.problem(422);
     let wallet = partner.get("/v1/users/ann/wallet").await.expect(200);
-    let next = json!({"amount": 5, "expiresAt": "2099-01-01T00:00:00Z"});
+    let next = json!({"amount": 5, "expiresAt": "2099-01-01T00:00:00.000Z"});
     assert_eq!(wallet, json!({"balance": 5, "expiringNext": next}));
     let forged = partner
         .get("/v1/users/ann/wallet/entries?cursor=AAAA")
