@@ -83,7 +83,7 @@ fn look(leader: u32) -> Option<Look> {
     })
 }
 
-/// What /proc/<pid>/stat says, in ticks.
+/// What `/proc/PID/stat` says, in ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stat {
     pid: u32,
