@@ -265,7 +265,9 @@ pub async fn tell(
             Delivery::Again(words, asked) => (words, asked),
         };
         let wait = asked.unwrap_or_else(|| pause.mul_f64(1.0 - fastrand::f64() / 2.0));
-        if tries >= MAX_TRIES || Instant::now() + wait + LONGEST_TRY > deadline {
+        // The wait is the webhook's own word, and may be longer than an instant can say.
+        let end = Instant::now().checked_add(wait.saturating_add(LONGEST_TRY));
+        if tries >= MAX_TRIES || end.is_none_or(|end| end > deadline) {
             return Err(PortError::retry(OPERATION, words));
         }
         sleep(wait).await;

@@ -618,6 +618,24 @@ mod tests {
     }
 
     #[test]
+    fn coupons_are_counted_until_the_first_of_them_may_vanish() {
+        let campaign = good().campaign;
+        let until = auditable_until(&campaign);
+        let issued = |at: Timestamp| Coupon {
+            expires_at: at,
+            ..Coupon::sample()
+        };
+        // However soon a coupon expires, it is kept for 90 days after its campaign's end, to the millisecond.
+        let first = issued(campaign.opens_at).forgotten_at(&campaign);
+        assert_eq!(
+            (first, until),
+            (until, campaign.closes_at.plus_seconds(90 * 86_400))
+        );
+        let after_the_end = Timestamp::from_millis(campaign.closes_at.millis() + 1);
+        assert!(issued(after_the_end).forgotten_at(&campaign) > until);
+    }
+
+    #[test]
     fn a_code_is_read_back_to_its_bits() {
         for random in [[0; 10], [7; 10], [255; 10]] {
             let bits = random

@@ -322,6 +322,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_value_is_loaded_anew_at_its_end_and_a_failed_load_tried_again_a_second_later() {
+        let (cache, clock) = cache();
+        let (good, bad) = (Source::GOOD(), Source::BAD());
+        cache.get(async || good.load().await).await.unwrap();
+        for (advance, loads) in [(9_999, 0), (1, 1), (999, 1), (1, 2)] {
+            clock.advance_millis(advance);
+            cache.get(async || bad.load().await).await.unwrap();
+            assert_eq!(bad.loads(), loads, "after {advance} ms more");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn every_look_is_counted_once_as_what_it_was() {
         let (cache, clock) = cache();
         let (good, bad) = (Source::GOOD(), Source::BAD());

@@ -338,6 +338,8 @@ mod tests {
         let before = Timestamp::from_millis(campaign.opens_at.millis() - 1);
         assert_eq!(campaign.refusal_at(before), Some(Outcome::NotOpen));
         assert_eq!(campaign.refusal_at(campaign.opens_at), None);
+        let last = Timestamp::from_millis(campaign.closes_at.millis() - 1);
+        assert_eq!(campaign.refusal_at(last), None);
         assert_eq!(
             campaign.refusal_at(campaign.closes_at),
             Some(Outcome::Closed)

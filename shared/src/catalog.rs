@@ -199,10 +199,12 @@ pub trait BroadcastReports {
         idempotency: Option<&Idempotency>,
     ) -> impl Future<Output = Result<Opening, PortError>> + Send;
 
-    /// The report, `None` if there is none (any more).
+    /// The report, `None` if there is none or it can no longer be read at `now` ([`REPORT_SECONDS`]), whether the store has
+    /// removed it or not.
     fn report(
         &self,
         id: &BroadcastId,
+        now: Timestamp,
     ) -> impl Future<Output = Result<Option<BroadcastReport>, PortError>> + Send;
 }
 

@@ -295,6 +295,46 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_single_campaign_is_trusted_for_ten_seconds_and_its_absence_for_two() {
+        for (is_there, trusted) in [(true, YOUNG_TTL_MILLIS), (false, ABSENT_TTL_MILLIS)] {
+            let store = MemoryDirectory::default();
+            store.publish(NOW, vec![]);
+            let campaign = sample_campaign(10, NOW.plus_seconds(1));
+            if is_there {
+                store.ledger.add(&campaign);
+            }
+            let (directory, clock) = directory(&store);
+            let reads = async || {
+                let found = directory.look_up(&campaign.campaign_id).await.unwrap();
+                assert_eq!(matches!(found, Lookup::Known(..)), is_there);
+                store.record_reads()
+            };
+            assert_eq!(reads().await, 1);
+            clock.advance_millis(trusted - 1);
+            assert_eq!(reads().await, 1, "{is_there}: just before the end");
+            clock.advance_millis(1);
+            assert_eq!(reads().await, 2, "{is_there}: at the end");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_id_is_looked_for_from_its_margin_before_the_snapshot_to_a_minute_ahead() {
+        for (born, is_looked_for) in [
+            (-BIRTH_MARGIN_MILLIS - 1, false),
+            (-BIRTH_MARGIN_MILLIS, true),
+            (FUTURE_MILLIS, true),
+            (FUTURE_MILLIS + 1, false),
+        ] {
+            let store = MemoryDirectory::default();
+            store.publish(NOW, vec![]);
+            let (directory, _) = directory(&store);
+            let id = CampaignId::mint(Timestamp::from_millis(NOW.millis() + born), 1);
+            assert_eq!(directory.look_up(&id).await.unwrap(), Lookup::Unknown);
+            assert_eq!(store.record_reads(), usize::from(is_looked_for), "{born}");
+        }
+    }
+
+    #[tokio::test]
     async fn old_future_and_foreign_ids_are_unknown_without_a_read() {
         let store = MemoryDirectory::default();
         store.publish(NOW, vec![]);

@@ -113,10 +113,7 @@ where
         let answer = |verdict: &Verdict| {
             ServerFrame::claim_result(&campaign_id, &caller.user_id, &claim_id, verdict)
         };
-        let known = match self.campaign_of(caller, &campaign_id).await? {
-            Some(known) => Some(known),
-            None => self.retired_campaign_of(caller, &campaign_id, now).await?,
-        };
+        let known = self.campaign_of(caller, &campaign_id, now).await?;
         let Some((campaign, sold)) = known else {
             return Ok(answer(&Verdict::Refused(Outcome::UnknownCampaign)));
         };
@@ -191,7 +188,8 @@ where
         caller: &Caller,
         campaign_id: CampaignId,
     ) -> Result<ServerFrame, Refusal> {
-        let Some((campaign, _)) = self.campaign_of(caller, &campaign_id).await? else {
+        let now = self.clock.now();
+        let Some((campaign, _)) = self.campaign_of(caller, &campaign_id, now).await? else {
             return Ok(self.error("unknown_campaign", "campaignId names no campaign"));
         };
         let topic = Topic::Campaign(campaign_id.clone());
@@ -238,18 +236,20 @@ where
         &self,
         caller: &Caller,
         id: &CampaignId,
+        now: Timestamp,
     ) -> Result<Option<(Arc<Campaign>, bool)>, Refusal> {
         match self.directory.look_up(id).await? {
             Lookup::Known(campaign, sold) if campaign.partner_id == caller.partner_id => {
                 Ok(Some((campaign, sold)))
             }
-            Lookup::Known(..) | Lookup::Unknown => Ok(None),
+            Lookup::Known(..) => Ok(None),
+            Lookup::Unknown => self.retired_campaign_of(caller, id, now).await,
             Lookup::Busy => Err(Refusal::Busy),
         }
     }
 
-    /// As [`Self::campaign_of`], of a campaign that the directory dropped after its end: what was answered is answered again
-    /// for as long as it is kept. One too young for that is not looked for a second time: the directory bounds the reads of
+    /// As [`Self::campaign_of`], of a campaign that the directory dropped after its end: every door knows it for as long as
+    /// its record is kept, as the HTTP API does. One too young for that is not looked for a second time: the directory bounds the reads of
     /// an opening rush at a wrong id.
     async fn retired_campaign_of(
         &self,

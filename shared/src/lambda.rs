@@ -78,6 +78,7 @@ pub fn read<T: DeserializeOwned>(event: &str) -> Result<T, UnreadableEvent> {
 pub struct SocketEvent {
     request_context: SocketContext,
     query_string_parameters: Option<HashMap<String, Option<String>>>,
+    multi_value_query_string_parameters: MultiValues,
     body: Option<String>,
 }
 
@@ -106,13 +107,41 @@ impl SocketEvent {
     }
 
     /// A parameter of the query with which the socket is opened.
-    pub fn parameter(&self, name: &str) -> Option<&str> {
-        self.query_string_parameters.as_ref()?.get(name)?.as_deref()
+    ///
+    /// # Errors
+    /// [`InvalidValue`]: it is given more than once, and of several values the gateway would choose one.
+    pub fn parameter(&self, name: &'static str) -> Result<Option<&str>, InvalidValue> {
+        let given = &self.multi_value_query_string_parameters;
+        if given.count(|known| known == name) > 1 {
+            return Err(InvalidValue {
+                field: name,
+                expected: "given once",
+            });
+        }
+        let all = self.query_string_parameters.as_ref();
+        Ok(all.and_then(|all| all.get(name)?.as_deref()))
     }
 
     /// The frame's text.
     pub fn body(&self) -> &str {
         self.body.as_deref().unwrap_or_default()
+    }
+}
+
+/// One of a socket's `multiValue…` maps: all values that came, of which the maps of single values have only the last
+/// (<https://docs.aws.amazon.com/apigateway/latest/developerguide/set-up-lambda-proxy-integrations.html>). What is no such map
+/// has no values: clients write them.
+#[derive(Debug, Default, Deserialize)]
+#[serde(transparent)]
+pub struct MultiValues(Value);
+
+impl MultiValues {
+    /// How many values came under such names.
+    pub fn count(&self, is_name: impl Fn(&str) -> bool) -> usize {
+        let all = self.0.as_object().into_iter().flatten();
+        all.filter(|(name, _)| is_name(name))
+            .map(|(_, values)| values.as_array().map_or(0, Vec::len))
+            .sum()
     }
 }
 
@@ -218,14 +247,42 @@ mod tests {
         );
         assert_eq!(
             (event.parameter("campaignId"), event.parameter("x")),
-            (Some("k"), None)
+            (Ok(Some("k")), Ok(None))
         );
         assert_eq!(event.body(), "{}");
         let least: SocketEvent = read("{}").unwrap();
         assert!(least.connection_id().is_err());
         assert_eq!(
             (least.vouched("userId"), least.parameter("x"), least.body()),
-            ("", None, "")
+            ("", Ok(None), "")
         );
+    }
+
+    #[test]
+    fn a_parameter_that_is_given_twice_is_none() {
+        let event = |values: &str| {
+            let text = format!(
+                r#"{{"queryStringParameters":{{"k":"b"}},"multiValueQueryStringParameters":{values}}}"#
+            );
+            let event: SocketEvent = read(&text).unwrap();
+            event.parameter("k").map(|value| value.map(str::to_owned))
+        };
+        for twice in [
+            r#"{"k":["a","b"]}"#,
+            r#"{"k":["b","b"]}"#,
+            r#"{"k":[null,"b"]}"#,
+        ] {
+            assert!(event(twice).is_err(), "{twice}");
+        }
+        for once in [
+            r#"{"k":["b"]}"#,
+            r#"{"j":["a","b"]}"#,
+            "{}",
+            "null",
+            "7",
+            r#"{"k":"b"}"#,
+        ] {
+            assert_eq!(event(once), Ok(Some("b".into())), "{once}");
+        }
     }
 }

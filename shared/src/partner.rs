@@ -162,12 +162,12 @@ mod tests {
             }
             .admits(&key, now)
         );
-        assert!(
-            !KeyRecord {
-                expires_at: Some(now),
+        for (end, opens) in [(1000, false), (1001, true)] {
+            let expiring = KeyRecord {
+                expires_at: Some(Timestamp::from_millis(end)),
                 ..record(&key)
-            }
-            .admits(&key, now)
-        );
+            };
+            assert_eq!(expiring.admits(&key, now), opens, "{end}");
+        }
     }
 }

@@ -317,6 +317,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_announcement_is_sent_from_three_minutes_ahead_and_again_from_20_seconds_to_an_hour_after()
+     {
+        let store = MemoryRefreshStore::default();
+        let opens_at = NOW.plus_seconds(3600);
+        store.add(&Campaign {
+            opens_at,
+            closes_at: opens_at.plus_seconds(86_400),
+            ..sample_campaign(10, NOW)
+        });
+        for (after, is_sent) in [
+            (-ANNOUNCE_AHEAD_SECONDS * 1000 - 1, false),
+            (-ANNOUNCE_AHEAD_SECONDS * 1000, true),
+            (-1, true),
+            (0, false),
+            (REPAIR_GRACE_SECONDS * 1000 - 1, false),
+            (REPAIR_GRACE_SECONDS * 1000, true),
+            (REPAIR_SECONDS * 1000, true),
+            (REPAIR_SECONDS * 1000 + 1, false),
+        ] {
+            let now = Timestamp::from_millis(opens_at.millis() + after);
+            let sent = round(&store, now).await.1;
+            let kinds: Vec<_> = sent.into_iter().map(|(kind, _)| kind).collect();
+            let expected = is_sent.then_some(AnnouncementKind::Opened);
+            assert_eq!(kinds, Vec::from_iter(expected), "{after} ms after");
+        }
+    }
+
+    #[tokio::test]
     async fn a_campaign_closed_early_announces_its_end_and_no_opening() {
         let store = MemoryRefreshStore::default();
         let mut campaign = sample_campaign(10, NOW);
@@ -378,7 +406,8 @@ mod tests {
         let campaign = sample_campaign(10, NOW);
         store.add(&campaign);
         let end = campaign.closes_at.plus_seconds(RETIRE_AFTER_SECONDS);
-        assert_eq!(round(&store, end.plus_seconds(-1)).await.0.campaigns, 1);
+        let just_before = Timestamp::from_millis(end.millis() - 1);
+        assert_eq!(round(&store, just_before).await.0.campaigns, 1);
         let last = round(&store, end).await.0;
         assert_eq!((last.campaigns, last.retired), (0, 1));
         assert_eq!(store.published().unwrap().campaigns, []);

@@ -407,6 +407,29 @@ async fn a_crashed_attempt_is_taken_over_and_can_no_longer_end(store: &impl Stor
     assert_eq!(wallet(store, "ann").await.balance, 3);
 }
 
+async fn an_attempt_stands_until_its_lease_ends(store: &impl Store) {
+    let order = earn("ann", 10, Some(6));
+    let (book, crashed) = (store.wallets(), operation("k", &order));
+    assert_eq!(book.begin(&crashed, NOW).await.unwrap(), Begin::Begun);
+    let standing = async |millis: i64, order: &Order| {
+        let now = Timestamp::from_millis(NOW.millis() + millis);
+        let standing = book.standing(&operation("k", order), now).await;
+        standing.unwrap()
+    };
+    let lease = LEASE_SECONDS * 1000;
+    assert_eq!(standing(lease - 1, &order).await, Some(Begin::InProgress));
+    assert_eq!(standing(lease, &order).await, None);
+    let other = earn("ann", 11, Some(6));
+    assert_eq!(standing(lease, &other).await, Some(Begin::Mismatch));
+    let late = carried(store, LEASE_SECONDS - 1, "k", &order).await;
+    assert_eq!(late, Carried::InProgress);
+    let late = carried(store, LEASE_SECONDS, "k", &order).await;
+    assert_eq!(late, Carried::PastExpiry);
+    book.release(&crashed).await.unwrap();
+    let late = carried(store, 7, "k", &order).await;
+    assert_eq!(late, Carried::PastExpiry, "the lease was given back");
+}
+
 async fn a_hundred_spenders_of_one_point_on_fifty_points_spend_fifty(store: &impl Store) {
     entered(store, "e", &earn("ann", 50, None)).await;
     let keys: Vec<String> = (0..100).map(|n| format!("k{n}")).collect();
@@ -681,6 +704,7 @@ contract!(
     a_posting_must_find_in_every_lot_what_was_seen,
     a_key_means_one_request_and_one_answer,
     a_crashed_attempt_is_taken_over_and_can_no_longer_end,
+    an_attempt_stands_until_its_lease_ends,
     a_hundred_spenders_of_one_point_on_fifty_points_spend_fifty,
     two_hundred_crossing_transfers_among_ten_wallets_all_arrive,
     many_small_lots_are_bundled_and_spent_at_once,

@@ -7,6 +7,7 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
@@ -32,7 +33,25 @@ impl Socket {
     /// # Panics
     /// If there is no gateway.
     pub async fn open(address: &str) -> Result<Self, u16> {
-        match timeout(HANDSHAKE, connect_async(address)).await {
+        Self::open_from(address, None).await
+    }
+
+    /// Opens it from a page of this origin, as a browser does.
+    ///
+    /// # Errors
+    /// The gateway's HTTP status.
+    ///
+    /// # Panics
+    /// If there is no gateway, or the origin can be no header.
+    pub async fn open_from(address: &str, origin: Option<&str>) -> Result<Self, u16> {
+        let mut request = address
+            .into_client_request()
+            .unwrap_or_else(|error| panic!("no address of a socket: {error}"));
+        if let Some(origin) = origin {
+            let origin = origin.parse().expect("an origin is a header's value");
+            request.headers_mut().insert("origin", origin);
+        }
+        match timeout(HANDSHAKE, connect_async(request)).await {
             Ok(Ok((stream, _))) => Ok(Self {
                 stream,
                 unread: VecDeque::new(),

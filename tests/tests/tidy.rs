@@ -245,6 +245,112 @@ fn the_domain_returns_facts_and_measures_nothing() {
     }
 }
 
+/// The source files whose rules serve claims, partners and sockets: not the operator's, and not what only proves or measures.
+fn service_sources() -> Vec<(PathBuf, String)> {
+    sources(&[
+        "bench",
+        "cli",
+        "model",
+        "operator",
+        "simulator",
+        "tests",
+        "verify",
+    ])
+}
+
+/// Every source file of the repository, except below folders of these names.
+fn sources(without: &[&str]) -> Vec<(PathBuf, String)> {
+    let (mut folders, mut found) = (vec![root()], vec![]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if path.is_dir() {
+                let is_ours = !name.starts_with('.') && name != "target";
+                folders.extend((is_ours && !without.contains(&name)).then_some(path));
+            } else if name.ends_with(".rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                found.push((path, text));
+            }
+        }
+    }
+    found
+}
+
+/// The names in back quotes.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// Whether a source file holds this test: a function with a test's attribute, or one of a list of contracts.
+fn is_test_of(name: &str, text: &str) -> bool {
+    let Some((before, _)) = text.split_once(&format!("fn {name}(")) else {
+        return false;
+    };
+    let attributes = before.rsplit("\n\n").next().unwrap();
+    let is_marked = attributes.contains("#[test]") || attributes.contains("#[tokio::test");
+    is_marked || text.contains(&format!("\n    {name},\n"))
+}
+
+#[test]
+fn every_rule_about_time_is_listed_and_every_test_of_one_exists() {
+    let page = read("docs/time-rules.md");
+    let rows = page.lines().filter(|line| line.starts_with("| "));
+    let rows: Vec<Vec<&str>> = rows.skip(2).map(|row| row.split('|').collect()).collect();
+    assert!(rows.len() >= 20, "{} rows", rows.len());
+    let all = sources(&[]);
+    for row in rows {
+        let tests: Vec<_> = quoted(row[4]).collect();
+        assert!(!tests.is_empty(), "nothing tests: {}", row[1]);
+        for test in tests {
+            let exists = all.iter().any(|(_, text)| is_test_of(test, text));
+            assert!(exists, "{test} is no test; the row of: {}", row[1]);
+        }
+    }
+    let listed: BTreeSet<&str> = quoted(&page).collect();
+    let mut limits = BTreeSet::new();
+    for (path, text) in service_sources() {
+        let constants = text.lines().filter(|line| line.contains(": i64 = "));
+        let constants = constants.filter(|line| !line.starts_with(' '));
+        let names = constants.filter_map(|line| line.split_once("const ")?.1.split_once(':'));
+        for (name, _) in names.filter(|(name, _)| is_a_time(name)) {
+            assert!(listed.contains(name), "{name} of {}", path.display());
+            limits.insert(name.to_owned());
+        }
+    }
+    assert!(limits.len() >= 20, "{limits:?}");
+}
+
+fn is_a_time(name: &str) -> bool {
+    name.ends_with("_SECONDS") || name.ends_with("_MILLIS")
+}
+
+#[test]
+fn every_page_that_the_sources_name_has_the_section() {
+    let mut named = 0;
+    for (path, text) in sources(&[]) {
+        // Written as a page, an arrow and a heading, in parentheses.
+        for (at, arrow) in text.match_indices(" › ") {
+            let page = text[..at].rsplit(['(', ' ', '\n']).next().unwrap();
+            let heading = text[at + arrow.len()..].split([')', '\n']).next();
+            if page.ends_with(".md") {
+                let wanted = format!("# {}", heading.unwrap());
+                let exists = read(page).lines().any(|line| {
+                    line.starts_with('#') && line.trim_start_matches('#') == &wanted[1..]
+                });
+                assert!(
+                    exists,
+                    "{page} has no section{}: {}",
+                    &wanted[1..],
+                    path.display()
+                );
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 0, "none is named: the form has changed");
+}
+
 /// Crates of others that a binary is made of, each with the features it is compiled with.
 fn dependencies(package: &str) -> BTreeMap<String, String> {
     let tree = std::process::Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))

@@ -154,6 +154,14 @@ mod tests {
             1,
             "an hour is the platform's to wait, not ours"
         );
+        for forever in [
+            Duration::from_secs(10_000_000_000_000_000_000),
+            Duration::MAX,
+        ] {
+            let long = Delivery::Again("429".into(), Some(forever));
+            let (done, heard) = tell_alarm(&SLACK, &[long]).await;
+            assert_eq!((done, heard.len()), (false, 1), "{forever:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

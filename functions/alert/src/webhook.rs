@@ -138,6 +138,23 @@ mod tests {
             panic!("{again:?}")
         };
         assert_eq!(after, Duration::from_millis(1500));
+        for odd in [
+            "1e19",
+            "1e300",
+            "inf",
+            "nan",
+            "-1",
+            "",
+            "Sat, 28 Nov 2026 09:00:00 GMT",
+        ] {
+            let answer = format!("HTTP/1.1 429 Slow\r\nretry-after: {odd}\r\n{end}");
+            let (again, _) = post_to(&answer).await;
+            let Delivery::Again(_, after) = again else {
+                panic!("{again:?}")
+            };
+            // A time that a duration can say is handed on, however long; how long is waited is not decided here.
+            assert_eq!(after.is_some(), odd == "1e19", "{odd}: {after:?}");
+        }
         let (again, _) = post_to(&format!("HTTP/1.1 503 Down\r\n{end}")).await;
         assert!(matches!(again, Delivery::Again(_, None)), "{again:?}");
         for status in [

@@ -116,14 +116,14 @@ impl Door {
         let started = Instant::now();
         let response = match self.request(event) {
             Ok(request) => {
-                let method = request.method().clone();
+                let method = logged(request.method());
                 (method, self.respond(request).await)
             }
             // The method, too, may be the fault.
-            Err(problem) => (Method::default(), problem.into_response()),
+            Err(problem) => (OTHER_METHOD, problem.into_response()),
         };
         let (method, response) = response;
-        summarize(&method, &response, started);
+        summarize(method, &response, started);
         let (parts, body) = response.into_parts();
         // A body of a route is in memory, as a whole; reading it cannot fail.
         let bytes = to_bytes(body, usize::MAX).await.unwrap_or_default();
@@ -178,17 +178,41 @@ fn uri(path: &str, query: &str) -> Result<Uri, Problem> {
         .map_err(|_| invalid())
 }
 
+/// A method that none of HTTP's own is, in the log.
+const OTHER_METHOD: &str = "other";
+
+/// The method as it is logged. A prepared event may call anything a method, and the log holds no text of a caller's.
+fn logged(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        Method::CONNECT => "CONNECT",
+        Method::TRACE => "TRACE",
+        _ => OTHER_METHOD,
+    }
+}
+
 /// Nothing here is built of `Host` or `X-Forwarded-Proto`: the former must have its form (RFC 9112, section 3.2), of the
-/// latter proxies make lists.
+/// latter proxies make lists. A name comes once: API Gateway writes names in small letters and joins the values of one name,
+/// and of two that differ in case it would be chance which one counts.
 fn headers(sent: HashMap<String, Option<String>>) -> Result<HeaderMap, Problem> {
+    let invalid = || malformed("headers", "names and values as HTTP has them");
     let mut headers = HeaderMap::new();
     for (name, value) in sent {
-        let name = HeaderName::from_bytes(name.as_bytes());
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
         let value = HeaderValue::from_bytes(value.unwrap_or_default().as_bytes());
-        let (Ok(name), Ok(value)) = (name, value) else {
-            return Err(malformed("headers", "names and values as HTTP has them"));
-        };
-        headers.append(name, value);
+        let value = value.map_err(|_| invalid())?;
+        // A map has room for some ten thousand names; beyond them, its other methods panic.
+        match headers.try_insert(name, value) {
+            Ok(None) => {}
+            Ok(Some(_)) => return Err(malformed("headers", "given once each")),
+            Err(_) => return Err(malformed("headers", "fewer")),
+        }
     }
     let has_its_form = |host: &HeaderValue| Authority::try_from(host.as_bytes()).is_ok();
     if headers.get_all(HOST).iter().all(has_its_form) {
@@ -208,7 +232,7 @@ fn body(sent: Option<String>, is_base64: Option<bool>) -> Result<Vec<u8>, Proble
     Ok(sent)
 }
 
-fn summarize(method: &Method, response: &Response, started: Instant) {
+fn summarize(method: &'static str, response: &Response, started: Instant) {
     let of_response = response.extensions();
     let code = of_response.get::<Code>().map_or("", |code| code.0);
     let route = of_response
@@ -217,7 +241,15 @@ fn summarize(method: &Method, response: &Response, started: Instant) {
     let claim_id = of_response.get::<ClaimId>().map(tracing::field::display);
     let status = response.status().as_u16();
     let duration_ms = started.elapsed().as_millis() as u64;
-    tracing::info!(http.method = %method, http.route = route, http.status = status, duration_ms, problem.code = code, claim.id = claim_id, "request answered");
+    tracing::info!(
+        http.method = method,
+        http.route = route,
+        http.status = status,
+        duration_ms,
+        problem.code = code,
+        claim.id = claim_id,
+        "request answered"
+    );
     count(status);
 }
 
@@ -225,4 +257,23 @@ fn count(status: u16) {
     metric::count(Metric::ApiRequests, 1);
     metric::count(Metric::ApiRefused, (400..500).contains(&status).into());
     metric::count(Metric::ApiFailed, (status >= 500).into());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_method_is_logged_only_if_it_is_one_of_https_own() {
+        for known in [
+            "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE",
+        ] {
+            let method = Method::from_bytes(known.as_bytes()).unwrap();
+            assert_eq!(logged(&method), known);
+        }
+        for other in ["get", "SECRET", "fck_1_2", "!#$"] {
+            let method = Method::from_bytes(other.as_bytes()).unwrap();
+            assert_eq!(logged(&method), "other", "{other}");
+        }
+    }
 }

@@ -32,7 +32,11 @@ ignored; points in time are RFC 3339 in UTC; ids are opaque; amounts are whole n
 a stable `code`. What another partner owns is as unknown as what does not exist. An `Idempotency-Key` names a request for a \
 day: the same request again is answered as it was, another one under the same key with 422. A path that is no route answers \
 404 `not_found`, a method that a route has not 405 `method_not_allowed` with `Allow`. The gateway in front may answer 429 \
-or 503 of its own, without a problem document.";
+or 503 of its own, without a problem document.
+
+Refuse an id that does not match its parameter's schema before it becomes a part of a URL. A valid id never needs \
+percent-encoding, and encoding an invalid one does not make it safe: the gateway decodes a path before it is routed, so that \
+`%2F` becomes `/` and `%3F` ends the path, and one route can become another.";
 
 /// A kind of refusal: a status, and the codes it comes with.
 struct Refusal {

@@ -4,8 +4,11 @@
 //! `%23` as `#`, and what follows `%3F` does not arrive at all (observed on AWS in 2026: github.com/hotsock/voker,
 //! `vokerhttp/testdata/ingress-paths.json`; the local AWS does not cut at `%3F`). A parser of URLs would drop tabs and line
 //! breaks from such a path and read `..`, `\`, `?` and `#` as structure, so that one route becomes another. Whoever
-//! percent-encodes an id that may not be in a path gets 400 here, except where the gateway has made another path of it
-//! before: a caller checks an id's form first (README.md › HTTP).
+//! percent-encodes an id that may not be in a path gets 400 here, except where the gateway has made another sound path of it
+//! before: of `/v1/users/bob%2Fwallet%2Fuse%3F/wallet/earn` only `/v1/users/bob/wallet/use` arrives. Nothing in the event
+//! tells: `requestContext.http.path` is decoded alike, and `routeKey` is `$default`. So a caller must refuse an id that is none
+//! before it becomes a part of a URL; the OpenAPI document says so, and how AWS answers is tried after the first deployment
+//! (docs/first-deploy.md › Before the first sale).
 
 use crate::problem::Problem;
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use firstcome_core::{
     Ticket, TicketKey, Timestamp,
-    lambda::{UnreadableEvent, read},
+    lambda::{MultiValues, UnreadableEvent, read},
     metric::{self, Metric},
 };
 use lambda_runtime::{Diagnostic, tracing};
@@ -20,21 +20,33 @@ pub(crate) struct Request {
     method_arn: Option<String>,
     headers: Option<HashMap<String, Option<String>>>,
     query_string_parameters: Option<HashMap<String, Option<String>>>,
+    multi_value_headers: MultiValues,
+    multi_value_query_string_parameters: MultiValues,
 }
 
 impl Request {
-    /// The page that asks: `Some` of an empty text if it has a name that is none.
-    fn origin(&self) -> Option<&str> {
-        let headers = self.headers.as_ref()?.iter();
-        let mut origins = headers.filter(|(name, _)| name.eq_ignore_ascii_case("origin"));
-        origins
-            .next()
-            .map(|(_, value)| value.as_deref().unwrap_or_default())
+    /// The pages that ask: of an empty text if it has a name that is none. A browser sends one; of several, which one the
+    /// gateway shows is chance.
+    fn origins(&self) -> impl Iterator<Item = &str> {
+        let headers = self.headers.iter().flatten();
+        let origins = headers.filter(|(name, _)| name.eq_ignore_ascii_case("origin"));
+        origins.map(|(_, value)| value.as_deref().unwrap_or_default())
     }
 
-    fn ticket(&self) -> Option<&str> {
-        let query = self.query_string_parameters.as_ref()?;
-        query.get("ticket")?.as_deref()
+    /// Whether it names more than one page.
+    fn has_several_origins(&self) -> bool {
+        let is_origin = |name: &str| name.eq_ignore_ascii_case("origin");
+        self.origins().count() > 1 || self.multi_value_headers.count(is_origin) > 1
+    }
+
+    fn ticket(&self) -> Result<&str, &'static str> {
+        let given = &self.multi_value_query_string_parameters;
+        if given.count(|name| name == "ticket") > 1 {
+            return Err("ticket is given more than once");
+        }
+        let query = self.query_string_parameters.as_ref();
+        let ticket = query.and_then(|query| query.get("ticket")?.as_deref());
+        ticket.ok_or("ticket is missing")
     }
 }
 
@@ -104,10 +116,13 @@ impl Doorman {
     }
 
     fn admit(&self, request: &Request, now: Timestamp) -> Result<Ticket, String> {
-        if !self.origins.admit(request.origin()) {
+        if request.has_several_origins() {
+            return Err("origin is given more than once".into());
+        }
+        if !self.origins.admit(request.origins().next()) {
             return Err("origin is not listed".into());
         }
-        let ticket = request.ticket().ok_or("ticket is missing")?;
+        let ticket = request.ticket()?;
         self.key
             .verify(ticket, now)
             .map_err(|error| error.to_string())
@@ -295,6 +310,37 @@ mod tests {
         });
         assert_eq!(effect(&none), "Allow");
         assert!(!Origins::parse("").admit(Some("https://shop.example")));
+    }
+
+    #[test]
+    fn what_is_given_twice_opens_nothing() {
+        let good = ticket(&key("s"));
+        let tickets = json!(["another", good.clone()]);
+        let twice = judge_at(NOW, |event| {
+            event["multiValueQueryStringParameters"]["ticket"] = tickets;
+        });
+        assert_eq!(effect(&twice), "Deny");
+        for (map, name, value) in [
+            ("headers", "origin", json!("https://shop.example")),
+            (
+                "multiValueHeaders",
+                "Origin",
+                json!(["https://evil.example", "https://shop.example"]),
+            ),
+            (
+                "multiValueHeaders",
+                "ORIGIN",
+                json!(["https://evil.example", "https://shop.example"]),
+            ),
+        ] {
+            let twice = judge_at(NOW, |event| event[map][name] = value);
+            assert_eq!(effect(&twice), "Deny", "{map} {name}");
+        }
+        let once = judge_at(NOW, |event| {
+            event["multiValueQueryStringParameters"]["ticket"] = json!([good]);
+            event["multiValueHeaders"]["Origin"] = json!(["https://shop.example"]);
+        });
+        assert_eq!(effect(&once), "Allow");
     }
 
     #[test]

@@ -237,6 +237,8 @@ fn named<'a>(ids: impl Iterator<Item = Option<&'a str>>) -> Result<SqsBatchRespo
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use firstcome_core::memory::{
         MemoryClock, MemoryConnections, MemoryFanOut, MemoryLedger, MemoryOutbox, MemoryPusher,
     };
@@ -445,6 +447,51 @@ mod tests {
         ));
     }
 
+    /// Does the event's jobs as `attempt` does, but lets a panic through.
+    async fn work_uncaught(stage: &Stage<'_>, event: &str, deadline: Instant) {
+        let Ok(event) = read::<SqsEvent>(event) else {
+            return;
+        };
+        for message in event.records {
+            let body = message.body.unwrap_or_default();
+            if let Ok(job) = serde_json::from_str(&body) {
+                let poster = Poster::new(&stage.engine, &stage.connections, &stage.clock, deadline);
+                // Whether it is done is of no matter here: only that it does not panic.
+                drop(stage.work(&poster, job).await);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_that_panics_takes_no_other_with_it_and_comes_again() {
+        struct Bomb;
+        impl Pusher for Bomb {
+            async fn push(&self, connection: &ConnectionId, _: Arc<[u8]>) -> PushOutcome {
+                assert_ne!(connection.as_str(), "L0SM9cOFvHcCIhw=", "as the test wants");
+                PushOutcome::Delivered
+            }
+        }
+        let quiet = MemoryPusher::default();
+        let stage = stage(&quiet);
+        let worker = Worker {
+            engine: PostEngine::new(Bomb, 1000),
+            connections: stage.connections,
+            campaigns: stage.campaigns,
+            records: stage.records,
+            outbox: stage.outbox,
+            retries: stage.retries,
+            clock: stage.clock,
+        };
+        let event = read(include_str!("../../../events/broadcast-mixed.json")).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(27);
+        let response = worker.handle(event, deadline).await.unwrap();
+        let failed = response.batch_item_failures.into_iter();
+        let mut failed: Vec<_> = failed.map(|failure| failure.item_identifier).collect();
+        failed.sort();
+        let [bomb, no_job] = [1, 2].map(|n| format!("11111111-0000-4000-8000-00000000000{n}"));
+        assert_eq!(failed, [bomb, no_job]);
+    }
+
     proptest::proptest! {
         #![proptest_config(firstcome_core::hostile::cases(1000))]
 
@@ -464,11 +511,20 @@ mod tests {
                 .unwrap();
             let pusher = MemoryPusher::default();
             let done = runtime.block_on(async {
-                let stage = stage(&pusher);
+                let (stage, deadline) = (stage(&pusher), Instant::now() + Duration::from_secs(27));
                 stage.campaigns.add(&campaign());
-                stage.answer(&event, Instant::now() + Duration::from_secs(27)).await
+                work_uncaught(&stage, &event, deadline).await;
+                stage.answer(&event, deadline).await
             });
-            drop(done);
+            if let Ok(response) = done {
+                let messages = read::<SqsEvent>(&event).unwrap().records;
+                let mut known: Vec<_> = messages.into_iter().filter_map(|m| m.message_id).collect();
+                for failure in response.batch_item_failures {
+                    let named = known.iter().position(|id| *id == failure.item_identifier);
+                    proptest::prop_assert!(named.is_some(), "{}", failure.item_identifier);
+                    known.swap_remove(named.unwrap());
+                }
+            }
         }
     }
 

@@ -25,6 +25,8 @@ enum Welcome {
     Registered,
     TicketUsed,
     UnknownCampaign,
+    /// The query names several campaigns.
+    CampaignDoubled,
 }
 
 impl Welcome {
@@ -33,6 +35,7 @@ impl Welcome {
             Self::Registered => 200,
             Self::TicketUsed => 403,
             Self::UnknownCampaign => 404,
+            Self::CampaignDoubled => 400,
         }
     }
 }
@@ -41,7 +44,7 @@ impl Welcome {
 struct Arrival {
     connection: Connection,
     ticket_id: String,
-    campaign: Option<String>,
+    campaign: Result<Option<String>, InvalidValue>,
 }
 
 impl<R: Registry, C: CampaignRecords, K: Clock> Reception<R, C, K> {
@@ -74,7 +77,9 @@ impl<R: Registry, C: CampaignRecords, K: Clock> Reception<R, C, K> {
         metric::count(
             match welcome {
                 Welcome::Registered => Metric::SocketsOpened,
-                Welcome::TicketUsed | Welcome::UnknownCampaign => Metric::SocketsRefused,
+                Welcome::TicketUsed | Welcome::UnknownCampaign | Welcome::CampaignDoubled => {
+                    Metric::SocketsRefused
+                }
             },
             1,
         );
@@ -87,6 +92,9 @@ impl<R: Registry, C: CampaignRecords, K: Clock> Reception<R, C, K> {
             ticket_id,
             campaign,
         } = arrival;
+        let Ok(campaign) = campaign else {
+            return Ok(Welcome::CampaignDoubled);
+        };
         if let Some(campaign) = campaign {
             match self.topic_of(&campaign, &connection.partner_id).await? {
                 Some(topic) => connection.topics.push(topic),
@@ -142,7 +150,9 @@ impl Arrival {
                 connected_at: now,
             },
             ticket_id,
-            campaign: event.parameter("campaignId").map(String::from),
+            campaign: event
+                .parameter("campaignId")
+                .map(|campaign| campaign.map(String::from)),
         })
     }
 }
@@ -284,6 +294,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn two_campaigns_at_once_open_no_socket_and_leave_the_ticket() {
+        let reception = reception();
+        let campaign = campaign_of("acme", &reception).campaign_id;
+        let mut twice = event_for(campaign.as_str());
+        twice["multiValueQueryStringParameters"]["campaignId"] =
+            json!(["01KEZ5C3Q0XAMPE0CAMPA1GN0X", campaign]);
+        assert_eq!(status(&reception, twice.clone()).await, 400);
+        assert!(reception.connections.is_empty());
+        twice["multiValueQueryStringParameters"]["campaignId"] = json!([campaign]);
+        assert_eq!(status(&reception, twice).await, 200);
+    }
+
+    #[tokio::test]
     async fn an_unknown_campaign_and_another_partners_look_alike_and_leave_the_ticket() {
         let reception = reception();
         let foreign = campaign_of("globex", &reception).campaign_id;
@@ -334,7 +357,7 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let answer = runtime.block_on(reception().answer(&event));
             if let Ok(answer) = answer {
-                proptest::prop_assert!([200, 403, 404].contains(&answer["statusCode"].as_u64().unwrap()));
+                proptest::prop_assert!([200, 400, 403, 404].contains(&answer["statusCode"].as_u64().unwrap()));
             }
         }
     }

@@ -225,12 +225,7 @@ impl CampaignCatalog for DynamoCatalog {
             .send()
             .await
             .map_err(|error| port_error(OPERATION, error))?;
-        let counts = |item: &Item| {
-            let ends = item.get("ttl").and_then(|ttl| ttl.as_n().ok());
-            ends.and_then(|ends| ends.parse().ok())
-                .is_some_and(|ends: i64| now.epoch_seconds() < ends)
-        };
-        let Some(item) = output.item.filter(counts) else {
+        let Some(item) = output.item.filter(|item| counts(item, now)) else {
             return Ok(None);
         };
         match made_before::<CampaignId>(OPERATION, idempotency, &item, "campaignId")? {
@@ -300,7 +295,11 @@ impl BroadcastReports for DynamoCatalog {
         Ok(Opening::Standing(id, standing))
     }
 
-    async fn report(&self, id: &BroadcastId) -> Result<Option<BroadcastReport>, PortError> {
+    async fn report(
+        &self,
+        id: &BroadcastId,
+        now: Timestamp,
+    ) -> Result<Option<BroadcastReport>, PortError> {
         const OPERATION: &str = "read the report";
         let query = self
             .client
@@ -318,7 +317,7 @@ impl BroadcastReports for DynamoCatalog {
             .unwrap_or_default();
         let is_report = |item: &Item| attribute(item, "sk") == Some("REPORT");
         let (reports, pages): (Vec<_>, Vec<_>) = items.into_iter().partition(is_report);
-        let Some(report) = reports.into_iter().next() else {
+        let Some(report) = reports.into_iter().find(|report| counts(report, now)) else {
             return Ok(None);
         };
         let pages: Result<Vec<PageCounts>, _> = pages
@@ -482,6 +481,13 @@ async fn pause(attempt: u32) {
         1..=25 << attempt.min(4),
     )))
     .await;
+}
+
+/// Whether an item still counts: past its TTL it may linger for days.
+fn counts(item: &Item, now: Timestamp) -> bool {
+    let end = item.get("ttl").and_then(|ttl| ttl.as_n().ok());
+    end.and_then(|end| end.parse().ok())
+        .is_some_and(|end: i64| now.epoch_seconds() < end)
 }
 
 fn report_pk(id: &BroadcastId) -> String {
@@ -847,19 +853,28 @@ mod tests {
         };
         let report = json!({
             "sk": {"S": "REPORT"}, "partnerId": {"S": "acme"}, "topic": {"S": "partner:acme"},
-            "createdAt": {"S": now()}, "fannedOut": {"BOOL": true}, "kind": {"S": "message"}, "ttl": {"N": "1"},
+            "createdAt": {"S": now()}, "fannedOut": {"BOOL": true}, "kind": {"S": "message"},
+            "ttl": {"N": now().plus_seconds(REPORT_SECONDS).epoch_seconds().to_string()},
         });
         let mut items: Vec<_> = (0..crate::MEMBERSHIP_SHARDS).map(page).collect();
         items.push(report);
-        let (catalog, sent) =
-            catalog(&[(200, json!({"Items": items})), (200, json!({"Items": []}))]);
+        let found = (200, json!({"Items": items}));
+        let none = (200, json!({"Items": []}));
+        let (catalog, sent) = catalog(&[found.clone(), found.clone(), found, none]);
         let id = BroadcastId::new("b").unwrap();
-        let sum = catalog.report(&id).await.unwrap().unwrap();
+        let report = async |second: i64| {
+            let found = catalog.report(&id, now().plus_seconds(second)).await;
+            found.unwrap()
+        };
+        let sum = report(0).await.unwrap();
         assert_eq!(
             (sum.status, sum.seen, sum.finished_at),
             (BroadcastStatus::Finished, 24, Some(now()))
         );
-        assert_eq!(catalog.report(&id).await.unwrap(), None);
+        assert_eq!(report(REPORT_SECONDS - 1).await, Some(sum));
+        let lingers = report(REPORT_SECONDS).await;
+        assert_eq!(lingers, None, "past its end, though it is there");
+        assert_eq!(report(0).await, None);
         assert_eq!(sent()[0].1["ConsistentRead"], true);
     }
 

@@ -55,12 +55,17 @@ impl Stage {
 
     /// Connects sockets that hear the campaign, `age` seconds ago.
     fn connect(&self, names: &[String], age: i64) {
+        self.connect_millis(names, age * 1000);
+    }
+
+    /// As [`Self::connect`], `age` milliseconds ago.
+    fn connect_millis(&self, names: &[String], age: i64) {
         for name in names {
             self.connections.insert(Connection {
                 connection_id: ConnectionId::new(name.as_str()).unwrap(),
                 partner_id: self.campaign.partner_id.clone(),
                 user_id: UserId::new("u").unwrap(),
-                connected_at: self.now.plus_seconds(-age),
+                connected_at: Timestamp::from_millis(self.now.millis() - age),
                 topics: vec![
                     Topic::Partner(self.campaign.partner_id.clone()),
                     self.topic(),
@@ -306,6 +311,27 @@ async fn a_young_connection_that_stays_gone_counts_and_keeps_its_membership() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_is_young_until_it_is_thirty_seconds_old() {
+    for (age, is_young) in [(YOUNG_MILLIS - 1, true), (YOUNG_MILLIS, false)] {
+        let stage = Stage::new();
+        stage.connect_millis(&["socket".into()], age);
+        stage.pusher.answers("socket", &[PushOutcome::Gone; 5]);
+        stage.announce(stage.announcement()).await;
+        stage.drain(&stage.engine(1000), 0, 25).await;
+        assert_eq!(stage.pusher.attempts("socket"), 1 + usize::from(is_young));
+        let listeners = stage.connections.listeners(&stage.topic()).len();
+        assert_eq!(listeners, usize::from(is_young), "a page, at {age} ms");
+
+        let stage = Stage::new();
+        stage.connect_millis(&["socket".into()], age);
+        stage.pusher.answers("socket", &[PushOutcome::Gone; 5]);
+        stage.deliver(&["socket"]).await.unwrap();
+        let listeners = stage.connections.listeners(&stage.topic()).len();
+        assert_eq!(listeners, usize::from(is_young), "an answer, at {age} ms");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_gone_membership_without_a_connection_is_removed() {
     let stage = Stage::new();
     let orphan = ConnectionId::new("orphan").unwrap();
@@ -331,7 +357,9 @@ async fn an_announcement_waits_until_it_is_due() {
         stage.outbox.broadcasts(),
         [(BroadcastJob::Announce(early.clone()), 2)]
     );
-    stage.clock.advance_millis(1500);
+    stage.clock.advance_millis(1499);
+    assert_eq!(stage.announce(early.clone()).await, Announced::Postponed);
+    stage.clock.advance_millis(1);
     assert_eq!(stage.announce(early).await, Announced::FannedOut);
 }
 
@@ -343,6 +371,12 @@ async fn an_announcement_that_no_longer_holds_is_dropped() {
         ..stage.announcement()
     };
     assert_eq!(stage.announce(void).await, Announced::Void);
+    let holds = Announcement {
+        void_at: Some(Timestamp::from_millis(stage.now.millis() + 1)),
+        broadcast_id: BroadcastId::new("holds").unwrap(),
+        ..stage.announcement()
+    };
+    assert_eq!(stage.announce(holds).await, Announced::FannedOut);
     stage
         .campaigns
         .close(&stage.campaign.campaign_id, stage.now);

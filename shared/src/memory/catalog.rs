@@ -7,8 +7,8 @@ use crate::memory::MemoryLedger;
 use crate::{
     BroadcastId, BroadcastReport, BroadcastReports, Campaign, CampaignCatalog, CampaignId,
     CampaignRecords, Coupon, Creation, IDEMPOTENCY_SECONDS, Idempotency, KeyRecord, KeyStore,
-    Opening, Page, PageCounts, PartnerId, PortError, ReportRecord, StandingCoupons, Timestamp,
-    UserCoupons, UserId,
+    Opening, Page, PageCounts, PartnerId, PortError, REPORT_SECONDS, ReportRecord, StandingCoupons,
+    Timestamp, UserCoupons, UserId,
 };
 
 /// A request as it is recognized again: whose, and by which key.
@@ -212,13 +212,19 @@ impl BroadcastReports for MemoryCatalog {
         Ok(Opening::Standing(id, standing.0.clone()))
     }
 
-    async fn report(&self, id: &BroadcastId) -> Result<Option<BroadcastReport>, PortError> {
+    async fn report(
+        &self,
+        id: &BroadcastId,
+        now: Timestamp,
+    ) -> Result<Option<BroadcastReport>, PortError> {
         self.check("read the report")?;
-        Ok(self
-            .state()
-            .reports
-            .get(id)
-            .map(|(record, pages)| BroadcastReport::sum(record, pages)))
+        // In whole seconds, as DynamoDB's TTL.
+        let end = |record: &ReportRecord| record.created_at.plus_seconds(REPORT_SECONDS);
+        let state = self.state();
+        let standing = state.reports.get(id);
+        let standing =
+            standing.filter(|(record, _)| now.epoch_seconds() < end(record).epoch_seconds());
+        Ok(standing.map(|(record, pages)| BroadcastReport::sum(record, pages)))
     }
 }
 

@@ -186,10 +186,12 @@ impl State {
 
     fn standing(&self, operation: &Operation, now: Timestamp) -> Option<Begin> {
         let stands = self.operations.get(&name(operation))?;
-        if stands.forgotten_at <= now {
+        let is_same = stands.request_sha256 == operation.request_sha256;
+        let is_abandoned = stands.lease_until.is_some_and(|until| until <= now);
+        if stands.forgotten_at <= now || is_same && is_abandoned {
             return None;
         }
-        Some(if stands.request_sha256 != operation.request_sha256 {
+        Some(if !is_same {
             Begin::Mismatch
         } else {
             let answer = stands.answer.clone();

@@ -67,7 +67,8 @@ pub trait Operations {
         now: Timestamp,
     ) -> impl Future<Output = Result<Begin, PortError>> + Send;
 
-    /// What stands under the operation's key for this request; `None`: nothing.
+    /// What stands under the operation's key for this request; `None`: nothing, or nothing but an attempt at this very
+    /// request whose lease has ended, which [`Self::begin`] would take over.
     fn standing(
         &self,
         operation: &Operation,

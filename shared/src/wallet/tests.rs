@@ -186,9 +186,32 @@ async fn points_that_have_expired_cannot_be_earned_and_a_repeat_of_good_ones_is_
     let end = NOW.plus_seconds(60);
     let order = earn("ann", 10, Some(end));
     assert_eq!(bank.at(end, "k", &order).await, Carried::PastExpiry);
-    let first = bank.at(NOW, "k", &order).await;
+    let first = bank
+        .at(Timestamp::from_millis(end.millis() - 1), "k", &order)
+        .await;
     assert!(matches!(first, Carried::Entered(_)), "the key was free");
     assert_eq!(bank.at(end, "k", &order).await, first);
+}
+
+#[tokio::test]
+async fn an_attempt_that_died_before_the_expiry_says_nothing_once_its_lease_has_ended() {
+    let bank = Bank::default();
+    let order = earn("ann", 10, Some(NOW.plus_seconds(6)));
+    let crashed = bank.operation("k", &format!("{order:?}"));
+    assert_eq!(bank.book.begin(&crashed, NOW).await.unwrap(), Begin::Begun);
+    let lease_end = NOW.plus_seconds(LEASE_SECONDS);
+    let just_before = Timestamp::from_millis(lease_end.millis() - 1);
+    assert_eq!(bank.at(just_before, "k", &order).await, Carried::InProgress);
+    assert_eq!(bank.at(lease_end, "k", &order).await, Carried::PastExpiry);
+    let other = earn("ann", 11, Some(NOW.plus_seconds(6)));
+    assert_eq!(bank.at(lease_end, "k", &other).await, Carried::Mismatch);
+
+    // An attempt that failed has given its lease back.
+    bank.book.fail_next([PostFault::Error]);
+    assert!(bank.try_at(NOW, "failed", &order).await.is_err());
+    let late = NOW.plus_seconds(7);
+    assert_eq!(bank.at(late, "failed", &order).await, Carried::PastExpiry);
+    assert_eq!(bank.balance("ann").await, 0);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use firstcome_core::{Clock, Scope, SystemClock, Timestamp};
 use firstcome_tests::{Stack, eventually};
+use reqwest::Method;
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -164,6 +165,101 @@ async fn what_does_not_exist_is_told_404() {
     ] {
         partner.get(path).await.problem(404);
     }
+}
+
+/// Characters that mean something to a parser of paths and nothing in an id, as a client may write them.
+const ENCODED: [&str; 14] = [
+    "%09", "%0A", "%0D", "%00", "%20", "%23", "%25", "%2e%2e", "%2E", "%2F", "%3F", "%5C", "%7F",
+    "%C2%A0",
+];
+
+/// What could be taken for bob's wallet, his coupon or the campaign, if somebody on the way mended it.
+fn mendable(campaign: &str) -> Vec<(Method, String)> {
+    let mut all = Vec::new();
+    let twice = ENCODED.map(|encoded| encoded.replace('%', "%25"));
+    for encoded in ENCODED
+        .iter()
+        .copied()
+        .chain(twice.iter().map(String::as_str))
+    {
+        for path in [
+            format!("/v1/users/b{encoded}ob/wallet/use"),
+            format!("/v1/users/{encoded}bob/wallet/use"),
+            format!("/v1/users/bob{encoded}/wallet/use"),
+            format!("/v1/users/bob/wallet/use{encoded}"),
+            format!("/v1/users/b{encoded}ob/coupons/{campaign}/redemption"),
+        ] {
+            all.push((Method::POST, path));
+        }
+        all.push((Method::GET, format!("/v1/campaigns/{campaign}{encoded}")));
+    }
+    for path in [
+        "/v1/users/bob%2Fwallet%2Fuse%3F/wallet/earn",
+        "/v1/users/bob%2Fwallet%2Fuse%23/wallet/earn",
+        "/v1/users/x%2F..%2Fbob/wallet/use",
+        "/v1/users/x/%2e%2e/bob/wallet/use",
+        "/v1/users/x%5C..%5Cbob/wallet/use",
+    ] {
+        all.push((Method::POST, path.to_owned()));
+    }
+    all
+}
+
+#[tokio::test]
+async fn no_encoded_path_moves_points_uses_a_coupon_or_shows_a_campaign() {
+    let stack = Stack::find().await;
+    let partner = stack.partner().await;
+    let campaign = partner.campaign(2).await;
+    let mut socket = partner.socket("bob").await;
+    assert_eq!(socket.claim(&campaign, "c1").await["outcome"], "issued");
+    socket.close().await;
+    let earning = json!({"amount": 500, "reason": "r"});
+    let earned = partner.post_once("/v1/users/bob/wallet/earn", earning, "k");
+    earned.await.expect(200);
+    let contents = async || {
+        let paths = ["wallet", "wallet/entries", "coupons"];
+        let mut contents = Vec::new();
+        for path in paths {
+            let path = format!("/v1/users/bob/{path}");
+            contents.push(partner.get(&path).await.expect(200));
+        }
+        contents
+    };
+    let before = contents().await;
+    for (n, (method, path)) in mendable(&campaign).into_iter().enumerate() {
+        // API Gateway drops what follows a decoded `?`, and nobody behind it can tell (functions/api/src/path.rs).
+        if !stack.is_local() && path.contains("%3F") {
+            continue;
+        }
+        let body = if path.contains("redemption") {
+            r#"{"orderId": "m"}"#
+        } else {
+            r#"{"amount": 100, "reason": "r"}"#
+        };
+        let key = format!("mended-{n}");
+        let headers = [
+            ("content-type", "application/json"),
+            ("idempotency-key", &key),
+        ];
+        let status = partner
+            .call_as_written(method.clone(), &path, &headers, body)
+            .await;
+        assert!((400..500).contains(&status), "{method} {path}: {status}");
+    }
+    assert_eq!(contents().await, before);
+    // The same request with nothing to mend is carried out.
+    let headers = [
+        ("content-type", "application/json"),
+        ("idempotency-key", "good"),
+    ];
+    let good = "/v1/users/bob/wallet/use";
+    let body = r#"{"amount": 100, "reason": "r"}"#;
+    let status = partner.call_as_written(Method::POST, good, &headers, body);
+    assert_eq!(status.await, 200);
+    assert_eq!(
+        partner.get("/v1/users/bob/wallet").await.expect(200)["balance"],
+        400
+    );
 }
 
 #[tokio::test]

@@ -7,8 +7,9 @@ use std::time::Duration;
 use firstcome_core::aws::operator::{LogLine, Queue, RawMessage};
 use firstcome_core::aws::{Aws, secret_text};
 use firstcome_core::{ClaimId, Clock, SystemClock, Timestamp};
-use firstcome_tests::{Socket, Stack, eventually};
+use firstcome_tests::{Partner, Socket, Stack, eventually};
 use futures_util::future::join_all;
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -215,6 +216,161 @@ async fn refused_frame(socket: &mut Socket, text: String) {
     socket.wait("error", |frame| frame["type"] == "error").await;
 }
 
+/// Sends a word in every place of a request that a caller fills in, in a form that is good and in one that is not; each place
+/// with its word.
+async fn say_everywhere(
+    stack: &Stack,
+    partner: &Partner,
+    campaign: &str,
+) -> Vec<(&'static str, String)> {
+    let places = [
+        "a parameter of a path",
+        "a malformed parameter of a path",
+        "a query",
+        "a malformed query",
+        "a cursor",
+        "an order of a query",
+        "a malformed order of a query",
+        "an order of a body",
+        "a code",
+        "an Idempotency-Key",
+        "a malformed Idempotency-Key",
+        "a reason",
+        "a malformed reason",
+        "a header",
+        "an Origin",
+        "a prepared event",
+    ];
+    let words = places.map(|place| (place, marker("word")));
+    let [
+        in_path,
+        bad_path,
+        query,
+        bad_query,
+        cursor,
+        order,
+        bad_order,
+        body_order,
+        code,
+        key,
+        bad_key,
+        reason,
+        bad_reason,
+        header,
+        origin,
+        event,
+    ] = words.each_ref().map(|(_, word)| word.as_str());
+    let redemption = format!("/v1/users/ann/coupons/{campaign}/redemption");
+    let long_key = format!("{bad_key}{}", "x".repeat(300));
+    let (earn, points) = (
+        "/v1/users/ann/wallet/earn",
+        json!({"amount": 1, "reason": reason}),
+    );
+    let no_reason = json!({"amount": 1, "reason": format!("{bad_reason}\u{0}")});
+    let (get, post, delete) = (Method::GET, Method::POST, Method::DELETE);
+    // A client of HTTP may encode the quotes, and then they are a value like any other.
+    let calls = [
+        (
+            &get,
+            format!("/v1/users/{in_path}/wallet"),
+            json!({}),
+            "a",
+            &[200][..],
+        ),
+        (
+            &get,
+            format!("/v1/users/{bad_path}%0A/wallet"),
+            json!({}),
+            "b",
+            &[400][..],
+        ),
+        (
+            &get,
+            format!("/v1/campaigns?{query}={query}"),
+            json!({}),
+            "c",
+            &[200][..],
+        ),
+        (
+            &get,
+            format!("/v1/campaigns?x=\"{bad_query}\""),
+            json!({}),
+            "d",
+            &[200, 400],
+        ),
+        (
+            &get,
+            format!("/v1/campaigns?cursor={cursor}"),
+            json!({}),
+            "e",
+            &[400][..],
+        ),
+        (
+            &delete,
+            format!("{redemption}?orderId={order}"),
+            json!({}),
+            "f",
+            &[404][..],
+        ),
+        (
+            &delete,
+            format!("{redemption}?orderId={bad_order}%20"),
+            json!({}),
+            "g",
+            &[400][..],
+        ),
+        (
+            &post,
+            redemption.clone(),
+            json!({"orderId": body_order, "code": code}),
+            "h",
+            &[404],
+        ),
+        (&post, earn.to_owned(), points.clone(), key, &[200]),
+        (&post, earn.to_owned(), points, long_key.as_str(), &[400]),
+        (&post, earn.to_owned(), no_reason, "i", &[400]),
+    ];
+    for (method, path, body, key, status) in calls {
+        let headers = [("idempotency-key", key), ("x-odd", header)];
+        let told = partner
+            .call_as_written(method.clone(), &path, &headers, &body.to_string())
+            .await;
+        assert!(status.contains(&told), "{method} {path}: {told}");
+    }
+    let address = partner.address("ann", 60).await;
+    let page = format!("https://{origin}.example");
+    assert!(Socket::open_from(&address, Some(&page)).await.is_err());
+
+    let http = json!({
+        "version": "2.0", "rawPath": format!("/v1/{event}"), "rawQueryString": event, "headers": {event: event},
+        "requestContext": {"http": {"method": event.to_uppercase(), "path": event}}, "body": event,
+    });
+    let socket = json!({
+        "requestContext": {"connectionId": "x=", "authorizer": {"partnerId": event, "userId": "a b", "ticketId": event}},
+        "queryStringParameters": {"ticket": event, "campaignId": event}, "methodArn": "x", "body": event,
+    });
+    let queue =
+        json!({"Records": [{"messageId": "m", "body": event, "attributes": {event: event}}]});
+    let none = json!({event: event, "Records": event, "requestContext": event, "rawPath": [event]});
+    for function in [
+        "Api",
+        "Authorize",
+        "Connect",
+        "Disconnect",
+        "Claim",
+        "Issue",
+        "Broadcast",
+    ] {
+        for event in [&http, &socket, &queue, &none] {
+            // Whether it is answered or refused: only what is logged of it matters here.
+            let name = format!("{function}Function");
+            let invoked = stack.operator().invoke(&name, &event.to_string()).await;
+            invoked.unwrap_or_else(|error| panic!("{function}: {error}"));
+        }
+    }
+    words.into_iter().collect()
+}
+
 #[tokio::test]
 async fn no_log_holds_a_key_a_ticket_a_code_or_a_body_even_under_errors() {
     let stack = Stack::find().await;
@@ -307,6 +463,7 @@ async fn no_log_holds_a_key_a_ticket_a_code_or_a_body_even_under_errors() {
         .await;
     }
     socket.close().await;
+    let said = say_everywhere(&stack, &partner, &campaign).await;
 
     // The search finds what is there: what it does not find, is not.
     eventually("the search finds the claim", PATIENCE, async || {
@@ -355,7 +512,10 @@ async fn no_log_holds_a_key_a_ticket_a_code_or_a_body_even_under_errors() {
         ("a partner's message", message),
         ("a poison message", poison),
         ("a long message", long_poison),
-    ] {
+    ]
+    .into_iter()
+    .chain(said)
+    {
         let found = lines_with(&stack, &text, since).await;
         assert!(found.is_empty(), "{what} stands in a log: {:?}", found[0]);
     }

@@ -1422,6 +1422,10 @@ async fn a_report_sums_its_pages_and_is_its_partners_own() {
         .ask("GET", &path, "", &[("x-api-key", &key(2).reveal())])
         .await;
     rival.is_problem(404, "not_found");
+    stage.clock.advance_millis(7 * 86_400_000 - 1000);
+    assert_eq!(stage.get(&path).await.status, 200);
+    stage.clock.advance_millis(1000);
+    stage.get(&path).await.is_problem(404, "not_found");
     stage
         .get("/v1/broadcasts/a.b")
         .await

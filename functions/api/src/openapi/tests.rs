@@ -93,6 +93,24 @@ fn every_operation_has_an_id_of_its_own_a_scope_or_none_and_examples() {
 }
 
 #[test]
+fn the_document_warns_of_ids_in_paths_and_each_has_a_form_that_needs_no_encoding() {
+    let about = served()["info"]["description"].as_str().unwrap();
+    assert!(about.contains("Refuse an id"), "{about}");
+    let parameters = served()["components"]["parameters"].as_object().unwrap();
+    let in_paths: Vec<_> = parameters
+        .values()
+        .filter(|one| one["in"] == "path")
+        .collect();
+    assert!(in_paths.len() >= 3, "{in_paths:?}");
+    for parameter in in_paths {
+        for unsafe_id in ["bob/wallet/use?", "a%2Fb", "a?b", "a#b", "a b", ""] {
+            let refused = violation(&parameter["schema"], &json!(unsafe_id)).is_some();
+            assert!(refused, "{unsafe_id:?} is admitted: {parameter}");
+        }
+    }
+}
+
+#[test]
 fn no_description_speaks_rust() {
     assert!(!OPENAPI.contains("[`") && !OPENAPI.contains("::"));
 }

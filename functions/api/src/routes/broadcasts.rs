@@ -71,7 +71,7 @@ pub(crate) async fn report<P: Ports>(
 ) -> Answer {
     let found = api
         .catalog
-        .report(&ids.broadcast()?)
+        .report(&ids.broadcast()?, api.clock.now())
         .await?
         .filter(|report| report.partner_id == partner);
     let report = found.ok_or_else(|| Problem::not_found("there is no such broadcast"))?;

@@ -85,6 +85,20 @@ impl Bench {
         }
     }
 
+    /// Registers the events' socket.
+    async fn connect(&self) {
+        use firstcome_core::{Connection, Registry, Topic};
+        let connection = Connection {
+            connection_id: ConnectionId::new("L0SM9cOFvHcCIhw=").unwrap(),
+            partner_id: PartnerId::new("acme").unwrap(),
+            user_id: UserId::new("user-1").unwrap(),
+            connected_at: NOW,
+            topics: vec![Topic::Partner(PartnerId::new("acme").unwrap())],
+        };
+        let registered = self.gate.subscriptions.register(&connection, "ticket");
+        registered.await.unwrap();
+    }
+
     /// The event's user wins a coupon by this claim, whatever the door knows.
     async fn issue(&self, claim_id: &str) -> Coupon {
         let claim = Claim {
@@ -260,8 +274,33 @@ async fn a_campaign_that_the_directory_dropped_after_its_end_still_answers_its_w
         assert_eq!(answer["outcome"], "issued", "{answer}");
         assert_eq!(answer["coupon"]["code"], coupon.code);
     }
-    let answer = bench.send(&CLAIM.replace("acme", "other")).await;
-    assert_eq!(answer["outcome"], "unknown_campaign");
+    for (event, name, says) in [
+        (CLAIM, "outcome", "unknown_campaign"),
+        (SUBSCRIBE, "code", "unknown_campaign"),
+    ] {
+        let answer = bench.send(&event.replace("acme", "other")).await;
+        assert_eq!(answer[name], says, "{answer}");
+    }
+    bench.connect().await;
+    assert_eq!(bench.send(SUBSCRIBE).await["type"], "subscribed");
+    let jobs = bench.outbox.deliveries();
+    let [DeliveryJob::Snapshot { campaign, .. }] = &jobs[..] else {
+        panic!("{jobs:?}")
+    };
+    assert_eq!(*campaign, bench.campaign);
+}
+
+#[tokio::test]
+async fn a_campaign_that_is_not_in_the_directory_is_looked_for_a_day_after_its_birth() {
+    let bench = bench(|_| {});
+    bench.issue("claim-1").await;
+    bench.clock.advance_millis(86_400_000 - 1);
+    bench.store.publish(bench.clock.now(), Vec::new());
+    assert_eq!(bench.send(CLAIM).await["outcome"], "unknown_campaign");
+    assert_eq!(bench.send(SUBSCRIBE).await["code"], "unknown_campaign");
+    bench.clock.advance_millis(1);
+    assert_eq!(bench.send(CLAIM).await["outcome"], "issued");
+    assert_eq!(bench.send(SUBSCRIBE).await["code"], "not_connected");
 }
 
 #[tokio::test]
@@ -331,21 +370,8 @@ async fn a_subscription_of_an_unregistered_connection_is_refused() {
 
 #[tokio::test]
 async fn a_subscription_is_confirmed_and_followed_by_a_snapshot() {
-    use firstcome_core::{Connection, Registry, Topic};
     let bench = bench(|_| {});
-    let connection = Connection {
-        connection_id: ConnectionId::new("L0SM9cOFvHcCIhw=").unwrap(),
-        partner_id: PartnerId::new("acme").unwrap(),
-        user_id: UserId::new("user-1").unwrap(),
-        connected_at: NOW,
-        topics: vec![Topic::Partner(PartnerId::new("acme").unwrap())],
-    };
-    bench
-        .gate
-        .subscriptions
-        .register(&connection, "ticket")
-        .await
-        .unwrap();
+    bench.connect().await;
     assert_eq!(bench.send(SUBSCRIBE).await["type"], "subscribed");
     assert!(matches!(
         &bench.outbox.deliveries()[..],

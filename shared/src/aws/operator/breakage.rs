@@ -1,6 +1,7 @@
 //! For end-to-end tests: changes or breaks one thing of a stack at a time, and puts it back. No command uses it.
 
 use aws_sdk_dynamodb::types::TimeToLiveSpecification;
+use aws_sdk_lambda::primitives::Blob;
 use aws_sdk_lambda::types::{Environment, ScalingConfig};
 
 use super::{Operator, OperatorError};
@@ -20,6 +21,20 @@ impl Operator {
         let sent = call.enabled(enabled).send().await;
         sent.map(drop)
             .map_err(|error| self.failed("change the event source", error))
+    }
+
+    /// Calls a function, by its logical id, with an event that no gateway and no queue has written. What it answers, or how it
+    /// fails, is the caller's to judge.
+    ///
+    /// # Errors
+    /// As [`Self::enable_event_source`].
+    pub async fn invoke(&self, logical_id: &str, event: &str) -> Result<String, OperatorError> {
+        let name = self.physical_id(logical_id).await?;
+        let call = self.lambda.invoke().function_name(name);
+        let sent = call.payload(Blob::new(event)).send().await;
+        let answer = sent.map_err(|error| self.failed("invoke the function", error))?;
+        let payload = answer.payload.map(Blob::into_inner).unwrap_or_default();
+        Ok(String::from_utf8_lossy(&payload).into_owned())
     }
 
     /// Bounds the batches that an event source starts at once.

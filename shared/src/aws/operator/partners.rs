@@ -349,6 +349,16 @@ mod tests {
         assert!(partner_name(&long[1..]).is_ok());
     }
 
+    #[test]
+    fn a_key_ends_later_than_now() {
+        let now = now();
+        let at = |millis: i64| Some(Timestamp::from_millis(now.millis() + millis));
+        assert!(key_end(at(-1), now).is_err());
+        assert!(key_end(at(0), now).is_err(), "it would never open a door");
+        assert_eq!(key_end(at(1), now), Ok(at(1)));
+        assert_eq!(key_end(None, now), Ok(None));
+    }
+
     #[tokio::test]
     async fn nothing_is_stored_of_a_partner_without_a_name_or_of_a_key_that_has_ended() {
         let (operator, http) = operator(&[]);

@@ -169,16 +169,19 @@ impl Operations for DynamoWallets {
             .send()
             .await
             .map_err(|error| port_error(OPERATION, error))?;
-        // An item past its TTL may linger for days; it no longer counts.
-        let counts = |item: &Item| {
-            let ends = item.get("ttl").and_then(|ttl| ttl.as_n().ok());
-            ends.and_then(|ends| ends.parse::<i64>().ok())
-                .is_none_or(|ends| now.epoch_seconds() < ends)
+        let end = |item: &Item, name: &str| {
+            let end = item.get(name).and_then(|end| end.as_n().ok());
+            end.and_then(|end| end.parse::<i64>().ok())
         };
-        let standing_item = output.item.filter(counts);
-        standing_item
-            .map(|item| standing(operation, item))
-            .transpose()
+        // An item past its TTL may linger for days; it no longer counts.
+        let counts = |item: &Item| end(item, "ttl").is_none_or(|end| now.epoch_seconds() < end);
+        let Some(item) = output.item.filter(counts) else {
+            return Ok(None);
+        };
+        let is_abandoned = end(&item, "leaseUntil").is_some_and(|end| end <= now.millis());
+        let standing = standing(operation, item)?;
+        let is_attempt = matches!(standing, Begin::Begun | Begin::InProgress);
+        Ok((!is_attempt || !is_abandoned).then_some(standing))
     }
 
     async fn refuse(&self, operation: &Operation, refusal: Refusal) -> Result<Begin, PortError> {

@@ -445,6 +445,25 @@ async fn what_stands_under_a_key_is_told_apart() {
 }
 
 #[tokio::test]
+async fn an_attempt_whose_lease_has_ended_stands_for_nothing() {
+    let until = NOW.plus_seconds(crate::LEASE_SECONDS).millis();
+    for (request, status, after, expected) in [
+        ("rr", "in_progress", -1, Some(Begin::InProgress)),
+        ("rr", "in_progress", 0, None),
+        ("other", "in_progress", 0, Some(Begin::Mismatch)),
+    ] {
+        let item = json!({
+            "pk": {"S": "acme#kk"}, "sk": {"S": "OP#kk"}, "requestSha256": {"S": request}, "status": {"S": status},
+            "attempt": {"S": "1"}, "ttl": {"N": "1790086400"}, "leaseUntil": {"N": until.to_string()},
+        });
+        let (book, _) = book(&[(200, json!({"Item": item}))]);
+        let now = Timestamp::from_millis(until + after);
+        let standing = book.standing(&operation(), now).await.unwrap();
+        assert_eq!(standing, expected, "{request} {after}");
+    }
+}
+
+#[tokio::test]
 async fn a_refusal_and_a_release_touch_only_the_attempts_own_operation() {
     let failed = error("ConditionalCheckFailedException", json!({}));
     let (book, sent) = book(&[(200, json!({})), (200, json!({})), failed]);

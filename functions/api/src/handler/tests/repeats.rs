@@ -180,6 +180,19 @@ async fn what_was_in_time_when_it_came_first_is_answered_as_it_was() {
 }
 
 #[tokio::test]
+async fn a_request_that_failed_in_time_is_malformed_once_it_is_late() {
+    let stage = rich_stage().await;
+    let path = "/v1/users/user-1/wallet/earn";
+    let earning = json!({"amount": 5, "reason": "r", "expiresAt": now().plus_seconds(6)});
+    let ask = async || stage.move_points(path, "k", &earning.to_string()).await;
+    stage.wallets.fail_next([PostFault::Error]);
+    ask().await.is_problem(503, "unavailable");
+    stage.clock.advance_millis(7000);
+    ask().await.names("expiresAt");
+    assert_eq!(stage.balance("user-1").await, 500);
+}
+
+#[tokio::test]
 async fn a_redemption_is_repeated_after_the_coupon_has_expired() {
     let stage = stage().with_campaign(|_| ());
     let campaign = campaign_of("acme", CAMPAIGN, 2);
