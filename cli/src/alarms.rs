@@ -58,6 +58,8 @@ pub(crate) async fn run(
             Ok(Verdict::Held)
         }
         AlarmsCommand::Webhook => {
+            // Who typed the command and nothing more would not know that it waits.
+            terminal.say("  Reading the webhook's URL from stdin, to its end …");
             let text = read_stdin().await?;
             let url = WebhookUrl::new(text.trim())
                 .map_err(|error| CommandError::Usage(error.to_string()))?;

@@ -4,7 +4,9 @@
 use std::time::Instant;
 
 use firstcome_core::aws::operator::{AuditReport, Operator};
-use firstcome_core::{Audit, AuditedShard, Campaign, Clock, SystemClock, auditable_until};
+use firstcome_core::{
+    Audit, AuditedShard, Campaign, Clock, SystemClock, Timestamp, auditable_until,
+};
 use serde_json::{Value, json};
 
 use crate::arguments::AuditPlan;
@@ -18,7 +20,7 @@ pub(crate) async fn run(
 ) -> Result<Verdict, CommandError> {
     let operator = Operator::find(stack).await?;
     let campaign = operator.campaign(&plan.campaign).await?;
-    refuse_if_too_late(&campaign)?;
+    refuse_if_too_late(&campaign, SystemClock.now())?;
 
     let started = Instant::now();
     let meter = terminal.meter("scan", "coupons", campaign.total.into());
@@ -50,9 +52,9 @@ pub(crate) async fn run(
 }
 
 /// Coupons begin to vanish by their age a while after the campaign; then they cannot be counted any more.
-fn refuse_if_too_late(campaign: &Campaign) -> Result<(), CommandError> {
+fn refuse_if_too_late(campaign: &Campaign, now: Timestamp) -> Result<(), CommandError> {
     let until = auditable_until(campaign);
-    if SystemClock.now() < until {
+    if now < until {
         return Ok(());
     }
     let message = format!(
@@ -156,7 +158,9 @@ fn audit_json(campaign: &Campaign, report: &AuditReport, seconds: f64, repaired:
 
 #[cfg(test)]
 mod tests {
-    use firstcome_core::{CampaignId, Damage, NewCampaign, PartnerId, StockShard, Timestamp};
+    use firstcome_core::{
+        CampaignId, Damage, NewCampaign, PartnerId, RETENTION_SECONDS, StockShard,
+    };
 
     use super::*;
 
@@ -224,9 +228,13 @@ mod tests {
 
     #[test]
     fn coupons_that_may_have_vanished_are_not_counted() {
-        let now = SystemClock.now();
-        assert!(refuse_if_too_late(&campaign(5, now)).is_ok());
-        let ages_ago = campaign(5, now.plus_seconds(-100 * 86_400));
-        assert!(refuse_if_too_late(&ages_ago).is_err());
+        let closes_at = Timestamp::from_millis(1_790_000_000_000);
+        let campaign = campaign(5, closes_at);
+        let until = closes_at.plus_seconds(RETENTION_SECONDS);
+        for (millis, is_counted) in [(-1, true), (0, false), (1, false)] {
+            let now = Timestamp::from_millis(until.millis() + millis);
+            let judged = refuse_if_too_late(&campaign, now);
+            assert_eq!(judged.is_ok(), is_counted, "{millis}");
+        }
     }
 }

@@ -39,13 +39,15 @@ pub(crate) async fn run(
 /// What a look has shown, and which of it is meant.
 struct Look {
     chosen: Vec<HeldLetter>,
+    /// Let go after the others are done with: that takes long where there are thousands, and no hold lasts.
+    others: Vec<HeldLetter>,
     counted: u64,
     held_by_others: u64,
     complete: bool,
     told: String,
 }
 
-/// Looks at a queue's letters, lets those go that are not meant, and keeps the others.
+/// Looks at a queue's letters, and holds them all.
 async fn look(
     operator: &Operator,
     queue: Queue,
@@ -55,9 +57,9 @@ async fn look(
     let dead = operator.hold_dead_letters(queue, most).await?;
     let (complete, told) = (dead.complete(), account(queue, &dead));
     let (chosen, others): (Vec<_>, Vec<_>) = dead.letters.into_iter().partition(is_meant);
-    operator.let_go(queue, &others).await;
     Ok(Look {
         chosen,
+        others,
         counted: dead.counted,
         held_by_others: dead.held_by_others,
         complete,
@@ -112,6 +114,7 @@ async fn list(
     let meant = |letter: &HeldLetter| passes(filter, letter);
     let found = look(operator, filter.queue, limit(filter), meant).await?;
     operator.let_go(filter.queue, &found.chosen).await;
+    operator.let_go(filter.queue, &found.others).await;
     if terminal.speaks_json() {
         let letters: Vec<Value> = found.chosen.iter().map(letter_json).collect();
         terminal.print_json(&json!({
@@ -134,6 +137,7 @@ async fn show(
 ) -> Result<Verdict, CommandError> {
     let found = look(operator, queue, SEARCHED, |letter| letter.message_id == id).await?;
     operator.let_go(queue, &found.chosen).await;
+    operator.let_go(queue, &found.others).await;
     let Some(letter) = found.chosen.first() else {
         let message = format!("no dead letter {id} was seen ({})", found.told);
         return Err(CommandError::Usage(message));
@@ -182,6 +186,7 @@ async fn replay(
         }
         staying.push(letter);
     }
+    staying.extend(found.others);
     operator.let_go(queue, &staying).await;
     Ok(result.tell("replayed", queue, &found.told, terminal))
 }
@@ -213,6 +218,7 @@ async fn discard(
             }
         }
     }
+    staying.extend(found.others);
     operator.let_go(queue, &staying).await;
     Ok(result.tell("dropped", queue, &found.told, terminal))
 }

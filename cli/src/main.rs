@@ -57,11 +57,14 @@ async fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return arguments::refuse(&error),
     };
-    let terminal = Terminal::new(arguments.json);
+    let typed = std::env::args_os().map(|typed| typed.to_string_lossy().into_owned());
+    let terminal = Terminal::new(arguments.json, typed);
     let undo = Undo::default();
     let done = tokio::select! {
-        done = run(&arguments, &terminal, &undo) => done,
+        // In this order: signals are heard before a command has done anything.
+        biased;
         () = interrupted() => Err(CommandError::Interrupted),
+        done = run(&arguments, &terminal, &undo) => done,
     };
     match undo.after(done).await {
         Ok(Verdict::Held) => ExitCode::SUCCESS,
@@ -79,7 +82,7 @@ async fn run(
     undo: &Undo,
 ) -> Result<Verdict, CommandError> {
     match &arguments.command {
-        Command::Partner(command) => partner::run(command, &arguments.stack, terminal)
+        Command::Partner(command) => partner::run(command, &arguments.stack, terminal, undo)
             .await
             .map(|()| Verdict::Held),
         Command::Sale(plan) => sale::run(plan, &arguments.stack, terminal, undo).await,
@@ -91,6 +94,6 @@ async fn run(
         Command::Alarms(command) => alarms::run(command, &arguments.stack, terminal, undo).await,
         Command::Doctor(plan) => doctor::run(plan, &arguments.stack, terminal).await,
         Command::Warm(plan) => warm::run(plan, &arguments.stack, terminal).await,
-        Command::Pollers(command) => pollers::run(command, &arguments.stack, terminal).await,
+        Command::Pollers(command) => pollers::run(command, &arguments.stack, terminal, undo).await,
     }
 }

@@ -1,5 +1,7 @@
 //! `firstcome partner`: create and list partners, rotate and revoke their keys. A key is printed once and never logged.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use firstcome_core::aws::operator::{
     NewPartner, Operator, OperatorError, StoredKey, key_end, partner_name,
 };
@@ -9,11 +11,13 @@ use serde_json::json;
 use crate::CommandError;
 use crate::arguments::PartnerCommand;
 use crate::terminal::Terminal;
+use crate::undo::Undo;
 
 pub(crate) async fn run(
     command: &PartnerCommand,
     stack: &str,
     terminal: &Terminal,
+    undo: &Undo,
 ) -> Result<(), CommandError> {
     judge(command)?;
     let operator = Operator::find(stack).await?;
@@ -40,7 +44,7 @@ pub(crate) async fn run(
                 expires_at: *expires_at,
                 overlap: *overlap,
             };
-            rotate(&operator, &rotation, terminal).await
+            rotate(&operator, &rotation, terminal, undo).await
         }
         PartnerCommand::Revoke { key } => revoke(&operator, &key_id(key)?, terminal).await,
     }
@@ -178,6 +182,7 @@ async fn rotate(
     operator: &Operator,
     rotation: &Rotation<'_>,
     terminal: &Terminal,
+    undo: &Undo,
 ) -> Result<(), CommandError> {
     let partner = &rotation.partner;
     let now = SystemClock.now();
@@ -204,8 +209,9 @@ async fn rotate(
     let end = rotation
         .overlap
         .map(|seconds| now.plus_seconds(i64::from(seconds)));
-    let old: Vec<&str> = active.iter().map(|key| key.key_id.as_str()).collect();
+    // Shown before the older keys are touched: whatever happens to them, nobody could ask for the new key again.
     if terminal.speaks_json() {
+        let old: Vec<&str> = active.iter().map(|key| key.key_id.as_str()).collect();
         let answer = json!({
             "partnerId": fresh.partner_id.as_str(), "apiKey": fresh.api_key, "olderKeys": old,
             "olderKeysExpireAt": end,
@@ -213,21 +219,60 @@ async fn rotate(
         terminal.print_json(&answer);
     } else {
         show(&fresh, terminal);
-        for key in old {
-            let until = match end {
-                Some(end) => format!("until {end} at the latest"),
-                None => format!("(firstcome partner revoke --key {key})"),
-            };
-            terminal.say(&format!("still good:  {key}  {until}"));
+    }
+    match end {
+        Some(end) => shorten(operator, &active, end, terminal, undo).await,
+        None => {
+            for key in &active {
+                let revoke = format!("(firstcome partner revoke --key {})", key.key_id);
+                still_good(key, &revoke, terminal);
+            }
+            Ok(())
         }
     }
-    // Only now: whatever happens here, the new key was shown.
-    if let Some(end) = end {
-        for key in active.iter().filter(|key| ends_later(key, end)) {
-            operator.expire_key(&key.key_id, end).await?;
+}
+
+/// Ends older keys, and says so of each once it is done. One that fails keeps none of the others alive; if this fails or is cut
+/// short, those are named that may live on.
+async fn shorten(
+    operator: &Operator,
+    keys: &[StoredKey],
+    end: Timestamp,
+    terminal: &Terminal,
+    undo: &Undo,
+) -> Result<(), CommandError> {
+    let long = keys.iter().filter(|key| ends_later(key, end));
+    let left = Arc::new(Mutex::new(
+        long.map(|key| key.key_id.clone()).collect::<Vec<_>>(),
+    ));
+    let unended = Arc::clone(&left);
+    undo.note(move || {
+        let unended = unended.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = unended.join(", ");
+        (!unended.is_empty()).then(|| {
+            format!("older keys that may live on: {named} (firstcome partner revoke --key …)")
+        })
+    });
+    let mut failure = None;
+    for key in keys {
+        if ends_later(key, end) {
+            if let Err(error) = operator.expire_key(&key.key_id, end).await {
+                failure = failure.or(Some(error));
+                continue;
+            }
+            let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
+            left.retain(|id| *id != key.key_id);
         }
+        still_good(key, &format!("until {end} at the latest"), terminal);
     }
-    Ok(())
+    failure.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// The JSON object has all keys already.
+fn still_good(key: &StoredKey, until: &str, terminal: &Terminal) {
+    if !terminal.speaks_json() {
+        terminal.say(&format!("still good:  {}  {until}", key.key_id));
+    }
 }
 
 /// A rotation never lengthens a key's life.

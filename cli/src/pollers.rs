@@ -1,17 +1,24 @@
 //! `firstcome pollers`: provisioned pollers of ClaimsQueue, on before a large sale and off after it.
 
-use firstcome_core::aws::operator::{ClaimsReaders, Operator, Pollers};
+use std::time::Duration;
+
+use firstcome_core::aws::operator::{ClaimsReaders, Operator, Pollers, PollersUndo};
 use serde_json::{Value, json};
 
 use crate::arguments::PollersCommand;
 use crate::plan::prices::{POLLER_HOUR, TAKEN};
 use crate::terminal::Terminal;
+use crate::undo::Undo;
 use crate::{CommandError, Verdict};
+
+/// How long setting back may take: three changes, each of which is waited for up to ten minutes.
+const PATIENCE: Duration = Duration::from_secs(1800);
 
 pub(crate) async fn run(
     command: &PollersCommand,
     stack: &str,
     terminal: &Terminal,
+    undo: &Undo,
 ) -> Result<Verdict, CommandError> {
     if let PollersCommand::On { min, max } = command
         && min > max
@@ -27,6 +34,17 @@ pub(crate) async fn run(
             ));
         }
     };
+    let begin = |before: PollersUndo| {
+        let terminal = terminal.clone();
+        let done = "ClaimsQueue has its pollers or its bound again";
+        undo.push_slow(done, PATIENCE, async move {
+            let advice = "should this be cut short, run `firstcome pollers off`";
+            terminal.say(&format!(
+                "  Setting back what was begun; AWS takes some minutes … {advice}"
+            ));
+            Ok(before.run().await?)
+        });
+    };
     let readers = match command {
         PollersCommand::Show => operator.claims_readers().await?,
         PollersCommand::On { min, max } => {
@@ -35,13 +53,14 @@ pub(crate) async fn run(
                 maximum: *max,
             };
             announce("on");
-            operator.switch_pollers_on(pollers).await?
+            operator.switch_pollers_on(pollers, begin).await?
         }
         PollersCommand::Off => {
             announce("off");
-            operator.switch_pollers_off().await?
+            operator.switch_pollers_off(begin).await?
         }
     };
+    undo.forget();
     if terminal.speaks_json() {
         terminal.print_json(&as_json(&readers));
     }

@@ -4,9 +4,9 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use firstcome_core::ApiKey;
-use firstcome_core::aws::operator::is_invisible;
+use firstcome_core::{ApiKey, is_obeyed};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::Value;
 
 /// When a step first says where it is if nobody sees bars; then after twice the time, and so on.
 const FIRST_PLAIN_LINE: Duration = Duration::from_secs(5);
@@ -14,14 +14,18 @@ const FIRST_PLAIN_LINE: Duration = Duration::from_secs(5);
 const PLAIN_INTERVAL: Duration = Duration::from_secs(40);
 
 /// The streams. With `--json` stdout belongs to the one JSON object and people read stderr.
+#[derive(Clone)]
 pub(crate) struct Terminal {
     json: bool,
     watched: bool,
+    /// What was typed and may be a secret in a wrong place, and what is shown of it.
+    secrets: Vec<(String, String)>,
     bars: MultiProgress,
 }
 
 impl Terminal {
-    pub(crate) fn new(json: bool) -> Self {
+    /// `typed` is the command line: whatever repeats it shows no secret of it.
+    pub(crate) fn new(json: bool, typed: impl IntoIterator<Item = String>) -> Self {
         let watched = io::stderr().is_terminal();
         let target = if watched {
             ProgressDrawTarget::stderr()
@@ -31,6 +35,7 @@ impl Terminal {
         Self {
             json,
             watched,
+            secrets: secrets_in(typed),
             bars: MultiProgress::with_draw_target(target),
         }
     }
@@ -38,7 +43,7 @@ impl Terminal {
     /// A line for people. What a terminal would obey instead of showing is shown in its place, so that no data can do more
     /// than be read.
     pub(crate) fn say(&self, line: &str) {
-        let line = visible(line);
+        let line = visible(&self.masked(line));
         let write = || {
             if self.json {
                 writeln!(io::stderr(), "{line}")
@@ -66,17 +71,37 @@ impl Terminal {
     /// An error, as one line. It may quote what somebody typed, and so a secret in a wrong place.
     pub(crate) fn complain(&self, line: &str) {
         let line = without_secrets(&line.split_whitespace().collect::<Vec<_>>().join(" "));
-        let line = visible(&line);
+        let line = visible(&self.masked(&line));
         // With stderr closed there is nobody left to tell.
         drop(self.bars.suspend(|| writeln!(io::stderr(), "{line}")));
     }
 
     /// The command's result for programs, one object.
-    pub(crate) fn print_json(&self, value: &serde_json::Value) {
+    pub(crate) fn print_json(&self, value: &Value) {
         // Only texts hold such characters; JSON itself escapes those below the space, and none of the others.
-        let text = escaped(&value.to_string(), |c| format!("\\u{:04x}", u32::from(c)));
+        let text = escaped(&self.masked_json(value).to_string(), |c| {
+            format!("\\u{:04x}", u32::from(c))
+        });
         // A reader who went away misses the result; the exit code still tells.
         drop(writeln!(io::stdout(), "{text}"));
+    }
+
+    fn masked(&self, text: &str) -> String {
+        let mask = |text: String, (typed, shown): &(String, String)| text.replace(typed, shown);
+        self.secrets.iter().fold(text.to_owned(), mask)
+    }
+
+    fn masked_json(&self, value: &Value) -> Value {
+        match value {
+            Value::String(text) => Value::String(self.masked(text)),
+            Value::Array(all) => all.iter().map(|one| self.masked_json(one)).collect(),
+            Value::Object(fields) => {
+                let masked =
+                    |(name, value): (&String, &Value)| (name.clone(), self.masked_json(value));
+                Value::Object(fields.iter().map(masked).collect())
+            }
+            other => other.clone(),
+        }
     }
 
     /// Whether stdout is to carry JSON.
@@ -160,7 +185,7 @@ pub(crate) fn visible(text: &str) -> String {
 fn escaped(text: &str, escape: impl Fn(char) -> String) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
-        if is_invisible(c) {
+        if is_obeyed(c) {
             safe += &escape(c);
         } else {
             safe.push(c);
@@ -169,10 +194,36 @@ fn escaped(text: &str, escape: impl Fn(char) -> String) -> String {
     safe
 }
 
+fn of_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
+/// What of a command line may be a secret, the longest first, with what may be shown of it: keys, and whole URLs, as one of a
+/// webhook is.
+fn secrets_in(typed: impl IntoIterator<Item = String>) -> Vec<(String, String)> {
+    let mut secrets = Vec::new();
+    for argument in typed {
+        for piece in argument.split_whitespace() {
+            // `--alarm=https://…`
+            let option = piece
+                .split_once('=')
+                .filter(|(name, _)| name.starts_with("--"));
+            let piece = option.map_or(piece, |(_, value)| value);
+            if piece.contains("://") {
+                secrets.push((piece.to_owned(), "…".to_owned()));
+            }
+            let words = piece.split(|c| !of_word(c)).filter(|word| !word.is_empty());
+            let shown = words.map(|word| (word.to_owned(), without_secrets(word)));
+            secrets.extend(shown.filter(|(word, shown)| word != shown));
+        }
+    }
+    secrets.sort_by_key(|(typed, _)| std::cmp::Reverse(typed.len()));
+    secrets
+}
+
 /// The text without what may be the secret of an API key: of `fck_<id>_<secret>` the id is left, of what only looks similar
 /// nothing is.
 pub(crate) fn without_secrets(text: &str) -> String {
-    let of_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let mut safe = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find(of_word) {
@@ -215,8 +266,8 @@ mod tests {
     #[test]
     fn what_a_terminal_would_obey_is_shown() {
         assert_eq!(
-            visible("a\u{1b}[2J\tb\rc\nd\u{9b}e\u{202e}f"),
-            "a\\u{1b}[2J b\\u{d}c\\u{a}d\\u{9b}e\\u{202e}f"
+            visible("a\u{1b}[2J\tb\rc\nd\u{9b}e\u{202e}f\u{200e}\u{200f}\u{61c}"),
+            "a\\u{1b}[2J b\\u{d}c\\u{a}d\\u{9b}e\\u{202e}f\\u{200e}\\u{200f}\\u{61c}"
         );
         assert_eq!(visible("Söhne 家族 →"), "Söhne 家族 →");
     }
@@ -225,7 +276,7 @@ mod tests {
     fn json_stays_json_when_its_characters_are_escaped() {
         let value = serde_json::json!({"name": "a\u{1b}\u{7f}\u{9b}\u{202e}b"});
         let text = escaped(&value.to_string(), |c| format!("\\u{:04x}", u32::from(c)));
-        assert!(!text.contains(is_invisible), "{text}");
+        assert!(!text.contains(is_obeyed), "{text}");
         assert_eq!(
             serde_json::from_str::<serde_json::Value>(&text).unwrap(),
             value
@@ -249,6 +300,32 @@ mod tests {
         }
         let harmless = "partner 01J9ZZZZZZ0000000000000000 (1-5f84c7a4-0123456789abcdef01234567)";
         assert_eq!(without_secrets(harmless), harmless);
+    }
+
+    #[test]
+    fn what_was_typed_and_may_be_a_secret_is_shown_nowhere_and_a_fresh_key_is() {
+        let typed = ApiKey::from_random(1, [u128::MAX / 3; 2]).reveal();
+        let fresh = ApiKey::from_random(2, [u128::MAX / 5; 2]).reveal();
+        let url = "https://discord.example/api/webhooks/1/hush?a=b";
+        let line = [
+            "firstcome".to_owned(),
+            format!("--id={typed}"),
+            format!(" {url} "),
+            format!("--alarm={url}"),
+            "--stack=shop".to_owned(),
+        ];
+        let terminal = Terminal::new(false, line);
+        let said = terminal.masked(&format!("left {typed}, {url}, http://127.0.0.1:1, shop"));
+        assert_eq!(
+            said,
+            "left fck_0000000000000001_…, …, http://127.0.0.1:1, shop"
+        );
+        let told = terminal
+            .masked_json(&serde_json::json!({"left": [{"id": typed}], "n": 1, "apiKey": fresh}));
+        assert_eq!(
+            told,
+            serde_json::json!({"left": [{"id": "fck_0000000000000001_…"}], "n": 1, "apiKey": fresh})
+        );
     }
 
     #[test]

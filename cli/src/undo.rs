@@ -14,11 +14,19 @@ use crate::{CommandError, Verdict};
 /// How long setting back may take: one call with all its attempts, and a little.
 const PATIENCE: Duration = Duration::from_secs(25);
 
-type Step = Pin<Box<dyn Future<Output = Result<(), CommandError>> + Send>>;
+/// Ends with what is to be said, if anything.
+type Action = Pin<Box<dyn Future<Output = Result<Option<String>, CommandError>> + Send>>;
+
+/// What to do, how long it may take, and its name if it fails.
+struct Step {
+    name: &'static str,
+    patience: Duration,
+    action: Action,
+}
 
 /// Steps that are still to be taken, the newest last. Whoever changes something for a while says first how to undo it.
 #[derive(Default)]
-pub(crate) struct Undo(Mutex<Vec<(&'static str, Step)>>);
+pub(crate) struct Undo(Mutex<Vec<Step>>);
 
 impl Undo {
     /// Adds a step; `done` says, in the past tense, what it did.
@@ -27,7 +35,31 @@ impl Undo {
         done: &'static str,
         step: impl Future<Output = Result<(), CommandError>> + Send + 'static,
     ) {
-        self.steps().push((done, Box::pin(step)));
+        self.push_slow(done, PATIENCE, step);
+    }
+
+    /// Adds a step that may take longer than others.
+    pub(crate) fn push_slow(
+        &self,
+        done: &'static str,
+        patience: Duration,
+        step: impl Future<Output = Result<(), CommandError>> + Send + 'static,
+    ) {
+        let action = async move { step.await.map(|()| Some(done.to_owned())) };
+        self.steps().push(Step {
+            name: done,
+            patience,
+            action: Box::pin(action),
+        });
+    }
+
+    /// Adds what to say of a command that is cut short: what it has left undone, if anything.
+    pub(crate) fn note(&self, left: impl FnOnce() -> Option<String> + Send + 'static) {
+        self.steps().push(Step {
+            name: "what is left was told",
+            patience: PATIENCE,
+            action: Box::pin(async move { Ok(left()) }),
+        });
     }
 
     /// There is nothing to undo any more.
@@ -35,14 +67,15 @@ impl Undo {
         self.steps().clear();
     }
 
-    /// Takes every step, the newest first, whether others fail or not; what was done, or the first failure.
-    pub(crate) async fn run(&self) -> Result<Vec<&'static str>, CommandError> {
+    /// Takes every step, the newest first, whether others fail or not; what is to be said, or the first failure.
+    pub(crate) async fn run(&self) -> Result<Vec<String>, CommandError> {
         let (mut done, mut failure) = (Vec::new(), None);
         // Taken in two lines: a lock in the loop's head would be held while the step runs.
         let next = || self.steps().pop();
-        while let Some((what, step)) = next() {
-            match timeout(PATIENCE, step).await {
-                Ok(Ok(())) => done.push(what),
+        while let Some(step) = next() {
+            let what = step.name;
+            match timeout(step.patience, step.action).await {
+                Ok(Ok(said)) => done.extend(said),
                 Ok(Err(error)) => failure = failure.or(Some(failed(what, error.to_string()))),
                 Err(_) => failure = failure.or(Some(failed(what, "it took too long".to_owned()))),
             }
@@ -70,7 +103,7 @@ impl Undo {
         Err(CommandError::Ended { cause, what })
     }
 
-    fn steps(&self) -> MutexGuard<'_, Vec<(&'static str, Step)>> {
+    fn steps(&self) -> MutexGuard<'_, Vec<Step>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -158,12 +191,26 @@ mod tests {
         assert!(forgotten.after(Ok(Verdict::Broken)).await.is_ok());
     }
 
+    #[tokio::test]
+    async fn what_is_left_is_said_if_anything_is() {
+        let undo = Undo::default();
+        undo.note(|| None);
+        undo.note(|| Some("one is left".to_owned()));
+        let ended = undo.after(Err(CommandError::Interrupted)).await;
+        assert_eq!(ended.unwrap_err().to_string(), "interrupted; one is left");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_step_that_never_ends_is_given_up() {
         let undo = Undo::default();
         undo.push("one", std::future::pending());
         let text = undo.after(Ok(Verdict::Held)).await.unwrap_err().to_string();
         assert!(text.contains("took too long"), "{text}");
+        let started = tokio::time::Instant::now();
+        let slow = Duration::from_secs(300);
+        undo.push_slow("two", slow, std::future::pending());
+        assert!(undo.after(Ok(Verdict::Held)).await.is_err());
+        assert_eq!(started.elapsed(), slow);
     }
 
     #[test]

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 /// How long anything here may take.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Commands that ask a stack, with arguments that are in order.
-const COMMANDS: [&str; 13] = [
+/// Every command that asks a stack, with arguments that are in order.
+const COMMANDS: [&str; 20] = [
     "partner create --name Acme",
     "partner list",
     "partner rotate --partner acme",
@@ -26,8 +26,19 @@ const COMMANDS: [&str; 13] = [
     "metrics",
     "follow --claim c",
     "alarms list",
+    "alarms drill --alarm firstcome-claims-age",
+    WEBHOOK,
+    "doctor",
+    "warm --table CouponsTable --writes 4000 --yes",
+    "pollers show",
+    "pollers on --min 2 --max 4",
+    "pollers off",
     "sale --users 1 --stock 1",
 ];
+/// The one that reads stdin.
+const WEBHOOK: &str = "alarms webhook";
+/// The signals that end a command.
+const SIGNALS: &str = "INT,TERM,HUP";
 
 /// What AWS was asked: the operation and its body.
 type Call = (String, Vec<u8>);
@@ -57,6 +68,22 @@ impl FakeAws {
 
     fn command(&self, line: &str) -> Command {
         firstcome(line, self.port)
+    }
+
+    /// A command that hears signals, whoever runs the tests: those that are ignored, as under `nohup` or in the background,
+    /// are inherited as ignored. To keep that true, they are ignored here first.
+    fn interruptible(&self, line: &str) -> Command {
+        let mut command = self.command(line);
+        if cfg!(target_os = "linux") {
+            let mut env = Command::new("/usr/bin/env");
+            env.arg(format!("--ignore-signal={SIGNALS}"))
+                .arg("/usr/bin/env")
+                .arg(format!("--default-signal={SIGNALS}"))
+                .arg(command.get_program())
+                .args(command.get_args());
+            command = with_environment(env, self.port);
+        }
+        command
     }
 
     fn bodies_of(&self, operation: &str) -> Vec<String> {
@@ -101,7 +128,8 @@ fn serve(socket: &TcpStream, calls: &Mutex<Vec<Call>>, answer: Answer) -> std::i
         let mut body = vec![0; length.unwrap_or(0)];
         reader.read_exact(&mut body)?;
         let text = String::from_utf8_lossy(&body).into_owned();
-        // Three protocols: a header (DynamoDB, SQS, Logs), the path (CloudWatch), the form (CloudFormation).
+        // Four protocols: a header (DynamoDB, SQS, Logs), the path (CloudWatch; Lambda, with the method), the form
+        // (CloudFormation).
         let by_header =
             header("x-amz-target").map(|target| target.rsplit('.').next().unwrap().to_owned());
         let by_path = head[0]
@@ -111,7 +139,12 @@ fn serve(socket: &TcpStream, calls: &Mutex<Vec<Call>>, answer: Answer) -> std::i
             .strip_prefix("Action=")
             .map(|rest| rest.split('&').next().unwrap().to_owned());
         let is_cbor = by_path.is_some();
-        let operation = by_header.or(by_path).or(by_form).unwrap_or_default();
+        let by_rest = head[0].split_once(" /2015-03-31/").map(|(method, rest)| {
+            let kind = rest.split(['/', ' ']).next().unwrap();
+            format!("{method} {kind}")
+        });
+        let operation = by_header.or(by_path).or(by_rest).or(by_form);
+        let operation = operation.unwrap_or_default();
         let before = {
             let mut calls = calls.lock().unwrap();
             calls.push((operation.clone(), body));
@@ -139,8 +172,20 @@ fn serve(socket: &TcpStream, calls: &Mutex<Vec<Call>>, answer: Answer) -> std::i
 /// The binary, with nothing of this environment.
 fn firstcome(line: &str, port: u16) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_firstcome"));
+    command.args(line.split(' '));
+    let mut command = with_environment(command, port);
+    if line == WEBHOOK {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer
+            .write_all(b"https://hooks.slack.com/services/T/B/x")
+            .unwrap();
+        command.stdin(reader);
+    }
     command
-        .args(line.split(' '))
+}
+
+fn with_environment(mut command: Command, port: u16) -> Command {
+    command
         .env_clear()
         .env("HOME", "/nonexistent")
         .env("PATH", "/usr/bin:/bin")
@@ -176,9 +221,9 @@ fn each_complains(answer: Answer, expected: &str) {
         let output = aws.command(line).output().unwrap();
         let told = complaint(line, &output);
         assert!(told.contains(expected), "{line}: {told}");
-        // A sale says first what it is going to do.
+        // A sale says first what it is going to do, and what reads stdin that it does.
         assert!(
-            output.stdout.is_empty() || line.starts_with("sale"),
+            output.stdout.is_empty() || line.starts_with("sale") || line == WEBHOOK,
             "{line}"
         );
     }
@@ -252,6 +297,33 @@ impl Cbor {
     }
 }
 
+/// The commands that the help names, each with its own.
+fn commands_below(path: &[&str]) -> Vec<String> {
+    let line = [path, &["--help"]].concat().join(" ");
+    let help = firstcome(&line, closed_port()).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let Some((_, list)) = help.split_once("\nCommands:\n") else {
+        return vec![path.join(" ")];
+    };
+    let listed = list.lines().take_while(|line| !line.is_empty());
+    let names = listed.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    names
+        .filter(|name| !name.is_empty() && *name != "help")
+        .flat_map(|name| commands_below(&[path, &[name]].concat()))
+        .collect()
+}
+
+#[test]
+fn every_command_that_asks_a_stack_is_tried() {
+    let all = commands_below(&[]);
+    assert!(all.contains(&"partner create".to_owned()), "{all:?}");
+    // The one that asks no stack.
+    for name in all.iter().filter(|name| *name != "plan") {
+        let is_tried = |line: &&str| format!("{line} ").starts_with(&format!("{name} "));
+        assert!(COMMANDS.iter().any(is_tried), "{name}");
+    }
+}
+
 #[test]
 fn where_nothing_answers_every_command_says_so_in_one_line() {
     let port = closed_port();
@@ -273,6 +345,14 @@ fn a_stack_that_is_not_there_is_told_with_what_may_be_wrong() {
     each_complains(
         |_, _| refused("ValidationError", "Stack with id firstcome does not exist"),
         "AWS_REGION and --stack",
+    );
+}
+
+#[test]
+fn another_thing_that_does_not_exist_is_told_as_that() {
+    each_complains(
+        |_, _| refused("AccessDenied", "The role firstcome does not exist"),
+        "AccessDenied: The role firstcome does not exist",
     );
 }
 
@@ -339,7 +419,7 @@ fn what_is_wrong_in_itself_is_refused_before_anything_is_asked() {
         let output = command.args(arguments).output().unwrap();
         complaint(&arguments.join(" "), &output)
     };
-    for name in ["", " ", "a\u{1b}[2Jb", "a\nb"] {
+    for name in ["", " ", "a\u{1b}[2Jb", "a\nb", "\u{200b}", "a\u{200e}b"] {
         let told = run(&["create", "--name", name]);
         assert!(told.contains("name must be 1 to 200 characters"), "{told}");
     }
@@ -433,7 +513,7 @@ fn an_interrupted_drill_sets_the_alarm_back() {
             }
             _ => Some((200, Cbor::Map(vec![]).bytes())),
         });
-        let mut command = aws.command("alarms drill --alarm firstcome-claims-age");
+        let mut command = aws.interruptible("alarms drill --alarm firstcome-claims-age");
         let child = command.spawn().unwrap();
         aws.wait_for("SetAlarmState", 1);
         interrupt(signal, child.id());
@@ -463,7 +543,7 @@ fn an_interrupted_look_lets_the_dead_letters_go() {
         ("ReceiveMessage", _) => None,
         _ => Some((200, b"{}".to_vec())),
     });
-    let child = aws.command("dlq list").spawn().unwrap();
+    let child = aws.interruptible("dlq list").spawn().unwrap();
     aws.wait_for("ReceiveMessage", 2);
     interrupt("-INT", child.id());
     let told = complaint("dlq list", &child.wait_with_output().unwrap());
@@ -478,10 +558,12 @@ fn an_interrupted_look_lets_the_dead_letters_go() {
 #[test]
 fn a_webhook_that_is_waited_for_does_not_hold_up_an_interrupt() {
     let aws = FakeAws::start(|_, _| None);
-    let mut command = aws.command("alarms webhook");
+    let mut command = aws.interruptible(WEBHOOK);
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
-    // Nothing shows from outside that it waits; by then it does.
-    thread::sleep(Duration::from_millis(500));
+    let mut told = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut told).unwrap();
+    assert!(told.contains("from stdin"), "{told}");
     interrupt("-INT", child.id());
     let started = Instant::now();
     while child.try_wait().unwrap().is_none() {
@@ -492,6 +574,232 @@ fn a_webhook_that_is_waited_for_does_not_hold_up_an_interrupt() {
     }
     let told = complaint("alarms webhook", &child.wait_with_output().unwrap());
     assert!(told.contains("interrupted"), "{told}");
+}
+
+/// A stack with the event source of its claims: what the template asks for, and which it is.
+fn with_claims_source(operation: &str) -> Option<(u16, Vec<u8>)> {
+    let template = r#"{"Resources": {"ClaimsEventSource": {"Type": "AWS::Lambda::EventSourceMapping", "Properties": {"ScalingConfig": {"MaximumConcurrency": 20}}}}}"#;
+    let text = match operation {
+        "DescribeStacks" => return Some((200, stack("CREATE_COMPLETE"))),
+        "GetTemplate" => format!(
+            "<GetTemplateResponse><GetTemplateResult><TemplateBody>{template}</TemplateBody></GetTemplateResult></GetTemplateResponse>"
+        ),
+        _ => "<ListStackResourcesResponse><ListStackResourcesResult><StackResourceSummaries><member>\
+              <LogicalResourceId>ClaimsEventSource</LogicalResourceId><PhysicalResourceId>u-1</PhysicalResourceId>\
+              <ResourceType>AWS::Lambda::EventSourceMapping</ResourceType><LastUpdatedTimestamp>2026-11-01T09:00:00Z\
+              </LastUpdatedTimestamp><ResourceStatus>CREATE_COMPLETE</ResourceStatus></member></StackResourceSummaries>\
+              </ListStackResourcesResult></ListStackResourcesResponse>"
+            .to_owned(),
+    };
+    Some((200, text.into_bytes()))
+}
+
+const GET_SOURCE: &str = "GET event-source-mappings";
+const PUT_SOURCE: &str = "PUT event-source-mappings";
+const BOUNDED: &str =
+    r#"{"UUID": "u-1", "State": "Enabled", "ScalingConfig": {"MaximumConcurrency": 20}}"#;
+const WITH_POLLERS: &str = r#"{"UUID": "u-1", "State": "Enabled", "ProvisionedPollerConfig": {"MinimumPollers": 2, "MaximumPollers": 4}}"#;
+/// What is between the two, and must not stay.
+const NEITHER: &str = r#"{"UUID": "u-1", "State": "Enabled"}"#;
+
+fn source(text: &str) -> Option<(u16, Vec<u8>)> {
+    Some((200, text.as_bytes().to_vec()))
+}
+
+const SET_BACK: &str = "ClaimsQueue has its pollers or its bound again";
+const TO_BOUND: &str = r#"{"ScalingConfig":{"MaximumConcurrency":20}}"#;
+
+#[test]
+fn interrupted_pollers_leave_the_bound_and_not_nothing() {
+    // On: the bound is gone, the pollers are not yet asked for. Off: the pollers are gone, the bound is not yet set.
+    let on: Answer = |operation, before| match (operation, before) {
+        (GET_SOURCE, 1) => None,
+        (GET_SOURCE, 2) | (PUT_SOURCE, _) => source(NEITHER),
+        (GET_SOURCE, _) => source(BOUNDED),
+        _ => with_claims_source(operation),
+    };
+    let off: Answer = |operation, before| match (operation, before) {
+        (GET_SOURCE, 0) => source(WITH_POLLERS),
+        (GET_SOURCE, 1) => None,
+        (GET_SOURCE, 2) | (PUT_SOURCE, _) => source(NEITHER),
+        (GET_SOURCE, _) => source(BOUNDED),
+        _ => with_claims_source(operation),
+    };
+    for (line, answer, begun) in [
+        ("pollers on --min 2 --max 4", on, r#"{"ScalingConfig":{}}"#),
+        ("pollers off", off, r#"{"ProvisionedPollerConfig":{}}"#),
+    ] {
+        let aws = FakeAws::start(answer);
+        let child = aws.interruptible(line).spawn().unwrap();
+        aws.wait_for(GET_SOURCE, 2);
+        interrupt("-INT", child.id());
+        let told = complaint(line, &child.wait_with_output().unwrap());
+        assert!(told.contains(&format!("interrupted; {SET_BACK}")), "{told}");
+        assert_eq!(aws.bodies_of(PUT_SOURCE), [begun, TO_BOUND], "{line}");
+    }
+}
+
+#[test]
+fn pollers_that_aws_refuses_leave_the_bound() {
+    let aws = FakeAws::start(|operation, before| match (operation, before) {
+        (GET_SOURCE, 1 | 2) => source(NEITHER),
+        (GET_SOURCE, _) => source(BOUNDED),
+        (PUT_SOURCE, 1) => Some((
+            400,
+            br#"{"__type": "InvalidParameterValueException", "message": "no pollers here"}"#
+                .to_vec(),
+        )),
+        (PUT_SOURCE, _) => source(NEITHER),
+        _ => with_claims_source(operation),
+    });
+    let line = "pollers on --min 2 --max 4";
+    let told = complaint(line, &aws.command(line).output().unwrap());
+    assert!(
+        told.contains("no pollers here") && told.contains(SET_BACK),
+        "{told}"
+    );
+    let asked = aws.bodies_of(PUT_SOURCE);
+    assert_eq!((asked.len(), asked[2].as_str()), (3, TO_BOUND));
+}
+
+#[test]
+fn pollers_that_were_switched_are_not_set_back() {
+    let aws = FakeAws::start(|operation, before| match (operation, before) {
+        (GET_SOURCE, 0) => source(BOUNDED),
+        (GET_SOURCE, 1) | (PUT_SOURCE, _) => source(NEITHER),
+        (GET_SOURCE, _) => source(WITH_POLLERS),
+        _ => with_claims_source(operation),
+    });
+    let output = aws.command("pollers on --min 2 --max 4").output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""));
+    let asked = aws.bodies_of(PUT_SOURCE);
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    assert!(asked[1].contains(r#""MinimumPollers":2"#), "{asked:?}");
+}
+
+/// A partner with two keys, whose lives are shortened one after the other.
+fn with_two_keys(operation: &str) -> Option<(u16, Vec<u8>)> {
+    let key = |id: char| {
+        let id = id.to_string().repeat(16);
+        format!(
+            r#"{{"pk": {{"S": "KEY#{id}"}}, "sk": {{"S": "KEY"}}, "partnerId": {{"S": "acme"}}, "scopes": {{"L": [{{"S": "tickets"}}]}}, "status": {{"S": "active"}}}}"#
+        )
+    };
+    match operation {
+        "DescribeStacks" => Some((200, stack("CREATE_COMPLETE"))),
+        "Scan" => {
+            let keys = [key('1'), key('2')].join(", ");
+            Some((200, format!(r#"{{"Items": [{keys}]}}"#).into_bytes()))
+        }
+        "GetItem" => Some((200, br#"{"Item": {"pk": {"S": "PARTNER"}}}"#.to_vec())),
+        _ => Some((200, b"{}".to_vec())),
+    }
+}
+
+#[test]
+fn a_rotation_that_is_cut_short_names_the_keys_that_may_live_on() {
+    let (first, second) = ("1".repeat(16), "2".repeat(16));
+    for flag in ["", "--json "] {
+        let line = format!("{flag}partner rotate --partner acme --overlap 60");
+        let aws = FakeAws::start(|operation, before| match (operation, before) {
+            ("UpdateItem", 1) => None,
+            _ => with_two_keys(operation),
+        });
+        let child = aws.interruptible(&line).spawn().unwrap();
+        aws.wait_for("UpdateItem", 2);
+        interrupt("-INT", child.id());
+        let output = child.wait_with_output().unwrap();
+        let told = complaint(&line, &output);
+        assert!(told.contains(&second) && !told.contains(&first), "{told}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.contains("fck_"), "the new key was shown: {said}");
+        let is_said = |key: &str| said.contains(&format!("{key}  until "));
+        assert!(!is_said(&second), "{said}");
+        assert_eq!(is_said(&first), flag.is_empty(), "{said}");
+    }
+}
+
+#[test]
+fn a_key_that_cannot_be_shortened_is_named_and_the_others_are_shortened() {
+    let aws = FakeAws::start(|operation, before| match (operation, before) {
+        ("UpdateItem", 0) => Some((
+            400,
+            br#"{"__type": "ValidationException", "message": "no"}"#.to_vec(),
+        )),
+        _ => with_two_keys(operation),
+    });
+    let line = "partner rotate --partner acme --overlap 60";
+    let output = aws.command(line).output().unwrap();
+    let told = complaint(line, &output);
+    let (first, second) = ("1".repeat(16), "2".repeat(16));
+    assert!(told.contains(&first) && !told.contains(&second), "{told}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains(&format!("{second}  until ")), "{said}");
+    assert!(!said.contains(&first), "{said}");
+}
+
+#[test]
+fn a_secret_that_was_typed_in_a_wrong_place_is_not_repeated() {
+    let key = format!("fck_0123456789abcdef_{}", "5".repeat(64));
+    let hook = format!("https://discord.com/api/webhooks/1/{}", "hush".repeat(8));
+    let aws = FakeAws::start(|operation, _| match operation {
+        "DescribeStacks" => Some((200, stack("CREATE_COMPLETE"))),
+        "DescribeAlarms" => Some((200, Cbor::Map(vec![]).bytes())),
+        _ => Some((200, b"{}".to_vec())),
+    });
+    for (line, code) in [
+        (format!("dlq replay --id {key}"), 1),
+        (format!("--json dlq replay --id {key}"), 1),
+        (format!("dlq drop --yes --id={key}"), 1),
+        (format!("dlq show --id {key}"), 2),
+        (format!("dlq replay --id {hook}"), 1),
+        (format!("--json dlq drop --yes --id {hook}"), 1),
+        (format!("alarms drill --alarm {hook}"), 2),
+        (format!("alarms drill --alarm={hook}"), 2),
+    ] {
+        let output = aws.command(&line).output().unwrap();
+        let told = [output.stdout, output.stderr].concat();
+        let told = String::from_utf8(told).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{line}: {told}");
+        assert!(!told.contains("5555") && !told.contains("hush"), "{told}");
+        assert!(told.contains('…'), "what was meant is seen: {told}");
+    }
+}
+
+#[test]
+fn a_letter_is_dropped_before_the_others_are_let_go() {
+    let aws = FakeAws::start(|operation, before| match (operation, before) {
+        ("DescribeStacks", _) => Some((200, stack("CREATE_COMPLETE"))),
+        ("ReceiveMessage", 0) => {
+            let message = |id: &str| {
+                format!(r#"{{"MessageId": "{id}", "ReceiptHandle": "r-{id}", "Body": "b"}}"#)
+            };
+            let messages = ["a", "m", "z"].map(message).join(", ");
+            Some((200, format!(r#"{{"Messages": [{messages}]}}"#).into_bytes()))
+        }
+        _ => Some((200, b"{}".to_vec())),
+    });
+    let output = aws.command("dlq drop --yes --id m").output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let calls = aws.calls.lock().unwrap();
+    let told = calls
+        .iter()
+        .skip_while(|(name, _)| name != "ChangeMessageVisibility");
+    let told: Vec<(&str, String)> = told
+        .map(|(name, body)| (name.as_str(), String::from_utf8_lossy(body).into_owned()))
+        .collect();
+    let names: Vec<&str> = told.iter().map(|(name, _)| *name).collect();
+    let (hold, delete) = ("ChangeMessageVisibility", "DeleteMessage");
+    assert_eq!(names, [hold, delete, hold, hold]);
+    assert!(
+        told[0].1.contains("r-m") && told[0].1.contains(":60"),
+        "{told:?}"
+    );
+    assert!(told[1].1.contains("r-m"), "{told:?}");
+    for (_, freed) in &told[2..] {
+        assert!(freed.contains(":0") && !freed.contains("r-m"), "{told:?}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::{InvalidValue, PortError};
+use crate::{InvalidValue, PortError, leaves_no_ink};
 
 /// The longest text that is told, in characters; Discord takes 2,000
 /// (<https://discord.com/developers/docs/resources/webhook#execute-webhook>).
@@ -150,18 +150,13 @@ impl Notice {
             None => self.words.clone(),
         };
         let text: String = text.trim().chars().take(MAX_TEXT).collect();
-        if text.chars().all(is_blank) {
+        // Discord refuses such a text.
+        if text.chars().all(leaves_no_ink) {
             NOTHING_SAID.to_owned()
         } else {
             text
         }
     }
-}
-
-/// Whether it leaves no ink: such a text is as good as empty to who reads it, and refused by Discord.
-fn is_blank(character: char) -> bool {
-    let is_invisible = matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-    character.is_whitespace() || character.is_control() || is_invisible
 }
 
 impl Alarm {
@@ -367,6 +362,7 @@ mod tests {
             (None, ""),
             (Some(""), " \n\t"),
             (Some("\u{200b}"), "\u{feff}\r\n"),
+            (Some("\u{61c}"), "\u{3164}\u{2800}"),
             (None, "\u{0}\u{7}"),
         ] {
             assert_eq!(

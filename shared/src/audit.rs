@@ -318,6 +318,20 @@ mod tests {
     use crate::memory::sample_campaign;
     use crate::{CampaignId, PartnerId, UserId, coupon_code};
 
+    #[test]
+    fn a_campaign_can_be_counted_until_its_first_coupon_may_vanish() {
+        let campaign = sample_campaign(10, NOW);
+        let coupon = |expires_at| Coupon {
+            expires_at,
+            ..Coupon::sample()
+        };
+        let until = auditable_until(&campaign);
+        let early = coupon(campaign.opens_at);
+        assert_eq!(early.forgotten_at(&campaign), until);
+        let late = coupon(campaign.closes_at.plus_seconds(1));
+        assert_eq!(late.forgotten_at(&campaign), until.plus_seconds(1));
+    }
+
     const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 
     /// A campaign of 2,500 in three shards, of each of which two coupons were issued.

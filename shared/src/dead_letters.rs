@@ -7,12 +7,13 @@
 
 use std::fmt;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
     BroadcastJob, CampaignId, Claim, ClaimMessage, ClaimMessageError, DeliveryJob, FrameBody,
-    InvalidValue, MAX_BEHIND_SECONDS, PartnerId, REPORT_SECONDS, Timestamp, Topic,
+    InvalidValue, MAX_BEHIND_SECONDS, PartnerId, REPORT_SECONDS, Timestamp, Topic, read_object,
 };
 
 /// How long BroadcastQueue keeps a message, in seconds (template.yaml).
@@ -245,7 +246,7 @@ fn replay_claim(claim: &Claim, now: Timestamp) -> Result<Replay, ReplayRefusal> 
         return Err(ReplayRefusal::FromTheFuture { ahead_millis });
     }
     // Coupons stand until RETENTION_SECONDS after their campaign's end at least, and a claim inside the window is older.
-    refuse_after(MAX_BEHIND_SECONDS, claim.requested_at, now)?;
+    refuse_after(MAX_BEHIND_SECONDS, claim.own_time(), now)?;
     let body = serde_json::to_string(&ClaimMessage::from(claim))
         .map_err(|error| ReplayRefusal::Unparseable(error.to_string()))?;
     Ok(Replay {
@@ -274,25 +275,10 @@ fn read_claim(body: &str, sent_at: Option<Timestamp>) -> Result<Claim, String> {
     })
 }
 
-fn read_job<T: for<'de> Deserialize<'de>>(body: &str) -> Result<T, String> {
-    serde_json::from_str(body).map_err(|error| without_content(&error))
-}
-
-/// Serde's complaint, kept only where it is ours or names a field: others quote the offending value.
-fn without_content(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let at = format!("line {} column {}", error.line(), error.column());
-    if error.is_syntax() || error.is_eof() {
-        format!("no JSON at {at}")
-    } else if ["missing field", "duplicate field"]
-        .iter()
-        .any(|start| text.starts_with(start))
-        || text.contains(" must be ")
-    {
-        text
-    } else {
-        format!("not the value expected at {at}")
-    }
+/// Read as the worker does; what it does not take is read once more, for a complaint without content.
+fn read_job<T: DeserializeOwned>(body: &str) -> Result<T, String> {
+    serde_json::from_str(body)
+        .or_else(|_| read_object(body, "message").map_err(|error| error.to_string()))
 }
 
 fn subjects_of_delivery(job: &DeliveryJob) -> Vec<Subject> {
@@ -453,6 +439,23 @@ mod tests {
             claim(json!({})).replay(SENT.plus_seconds(kept)),
             Err(ReplayRefusal::TooOld { days: kept / DAY })
         );
+        // The replay states the claim's own time, and that is what its worker judges: no later than the queue's.
+        let ahead = json!({"requestedAt": SENT.plus_seconds(60).to_string()});
+        let last = SENT.plus_seconds(kept - 1);
+        let replay = claim(ahead.clone()).replay(last).unwrap();
+        assert!(!read_again(&replay, kept - 1).is_from_long_ago());
+        assert!(read_again(&replay, kept).is_from_long_ago());
+        assert_eq!(
+            claim(ahead).replay(SENT.plus_seconds(kept)),
+            Err(ReplayRefusal::TooOld { days: kept / DAY })
+        );
+        let behind = json!({"requestedAt": SENT.plus_seconds(-60).to_string()});
+        assert!(
+            claim(behind.clone())
+                .replay(SENT.plus_seconds(kept - 61))
+                .is_ok()
+        );
+        assert!(claim(behind).replay(SENT.plus_seconds(kept - 60)).is_err());
     }
 
     #[test]
@@ -496,12 +499,37 @@ mod tests {
             (
                 Queue::Deliveries,
                 r#"{"kind":"secret"}"#.to_owned(),
-                "not the value expected",
+                "kind must be `deliver` or `snapshot`",
+            ),
+            (
+                Queue::Deliveries,
+                r#"{"kind":"secret must be secret"}"#.to_owned(),
+                "kind must be `deliver` or `snapshot`",
+            ),
+            (
+                Queue::Broadcast,
+                r#"{"kind":"secret must be secret, expected secret"}"#.to_owned(),
+                "kind must be one of",
+            ),
+            (
+                Queue::Deliveries,
+                r#"{"kind":"deliver","answers":"x, expected secret at line 1"}"#.to_owned(),
+                "message must be a sequence",
+            ),
+            (
+                Queue::Broadcast,
+                r#"{"kind":"stock","sec ret":1e999}"#.to_owned(),
+                "message must be a smaller number",
             ),
             (
                 Queue::Broadcast,
                 r#"{"about":"secret"}"#.to_owned(),
-                "missing field `kind`",
+                "kind is missing",
+            ),
+            (
+                Queue::Broadcast,
+                "secret".to_owned(),
+                "message must be a JSON object",
             ),
         ] {
             let dead = DeadLetter::read(queue, &body, Some("k"), Some(SENT));

@@ -40,21 +40,27 @@ pub fn read_object<T: DeserializeOwned>(text: &str, whole: &str) -> Result<T, Ma
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let member = error.path().to_string();
-        // A fault of no single member.
-        let member = if member == "." { whole } else { &member };
+        // A fault of no single member; or of one that is not ours, where serde reads ahead to find out which type it is.
+        let member = if is_name(&member) { &member } else { whole };
         complaint(member, error.inner()).unwrap_or_else(no_object)
     })?;
     deserializer.end().map_err(|_| no_object())?;
     Ok(value)
 }
 
+/// Whether a path reads like one to a member of ours, such as `answers[1].connectionId`; `.` is the whole.
+fn is_name(path: &str) -> bool {
+    let of_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'[' | b']');
+    path != "." && path.len() <= 64 && path.bytes().all(of_name)
+}
+
 /// Serde's complaint, cut down to the member and what it may hold: the rest quotes the offending value. `None` if it is about
 /// the whole text.
 fn complaint(member: &str, error: &serde_json::Error) -> Option<Malformed> {
     let text = error.to_string();
-    let text = text
-        .rsplit_once(" at line ")
-        .map_or(text.as_str(), |(text, _)| text);
+    // Nothing is cut off where serde does not say the place: that might be in the offending value.
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let text = text.strip_suffix(&place).unwrap_or(&text);
     if !error.is_data() {
         // What JSON can write and no value of ours can hold. It is no matter in a member that nobody reads.
         let complaint = match text {
@@ -74,12 +80,20 @@ fn complaint(member: &str, error: &serde_json::Error) -> Option<Malformed> {
     if let Some(doubled) = named("duplicate field `") {
         return Some(Malformed::new(doubled, "must be given once"));
     }
-    let expected = match text.strip_prefix("invalid ") {
-        Some(quoting) => quoting
-            .rsplit_once(", expected ")
-            .map(|(_, expected)| expected),
-        None => text.split_once(" must be ").map(|(_, expected)| expected),
+    let is_quoting = ["invalid ", "unknown "]
+        .iter()
+        .any(|start| text.starts_with(start));
+    // Ours begin with the member's name.
+    let ours = || {
+        text.split_once(" must be ")
+            .filter(|(name, _)| is_name(name))
     };
+    let expected = if is_quoting {
+        text.rsplit_once(", expected ")
+    } else {
+        ours()
+    };
+    let expected = expected.map(|(_, expected)| expected);
     let expected = expected.unwrap_or("a value of the documented type");
     Some(Malformed::new(member, format!("must be {expected}")))
 }
@@ -181,6 +195,53 @@ mod tests {
             assert!(complaint.starts_with(says), "{text}: {complaint}");
             assert!(!complaint.contains("secret"), "{complaint}");
         }
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(tag = "kind", rename_all = "camelCase")]
+    enum Kind {
+        Fish {
+            #[expect(dead_code, reason = "only read")]
+            legs: u8,
+        },
+        Bird,
+    }
+
+    #[test]
+    fn of_what_is_read_ahead_nothing_is_quoted_either() {
+        for (text, says) in [
+            (r#"{"kind":"secret"}"#, "kind must be `fish` or `bird`"),
+            (
+                r#"{"kind":"secret must be secret"}"#,
+                "kind must be `fish` or `bird`",
+            ),
+            (
+                r#"{"kind":"x, expected secret"}"#,
+                "kind must be `fish` or `bird`",
+            ),
+            (
+                r#"{"kind":"fish","legs":"x, expected secret at line 1 column 2"}"#,
+                "body must be u8",
+            ),
+            (
+                r#"{"kind":"fish","legs":"secret must be secret"}"#,
+                "body must be u8",
+            ),
+            (
+                r#"{"kind":"bird","secret must be":1e999}"#,
+                "body must be a smaller number",
+            ),
+            (r#"{"kind":["secret must be"]}"#, "kind"),
+            (r#"{"secret":1}"#, "kind is missing"),
+        ] {
+            let complaint = read_object::<Kind>(text, "body").unwrap_err().to_string();
+            assert!(complaint.starts_with(says), "{text}: {complaint}");
+            assert!(!complaint.contains("secret"), "{text}: {complaint}");
+        }
+        assert!(matches!(
+            read_object::<Kind>(r#"{"kind":"bird","secret":1}"#, "body"),
+            Ok(Kind::Bird)
+        ));
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod gate;
 #[cfg(feature = "hostile")]
 pub mod hostile;
 mod ids;
+mod ink;
 mod input;
 mod issuance;
 mod job;
@@ -60,6 +61,7 @@ pub use directory::*;
 pub use frame::*;
 pub use gate::*;
 pub use ids::*;
+pub use ink::*;
 pub use input::*;
 pub use issuance::*;
 pub use job::*;

@@ -17,7 +17,7 @@ mod queues;
 mod tables;
 mod warmth;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -37,11 +37,12 @@ pub use dead_letters::*;
 pub use doctor::{AccountQuotas, Finding, Health, Needs};
 pub use logs::*;
 pub use partners::*;
-pub use pollers::{ClaimsReaders, Pollers};
+pub use pollers::{ClaimsReaders, Pollers, PollersUndo};
 pub use queues::*;
 pub use tables::*;
 pub use warmth::Warmth;
 
+use self::dead_letters::HeldReceipts;
 use super::{Aws, DynamoCampaigns};
 use crate::{InvalidValue, PortError, Timestamp};
 
@@ -127,6 +128,11 @@ pub enum OperatorError {
     /// Something is not in a state in which this can be done, or did not get there in time.
     #[error("{0}")]
     NotReady(String),
+    /// A dead letter that was looked at too long ago.
+    #[error(
+        "its hold of a minute had ended before its turn, and somebody else may have it by now: do it once more"
+    )]
+    LapsedHold,
     /// A log group with more lines than can be read at once.
     #[error("log group {0} holds too many lines for one look: choose a shorter time")]
     TooManyLines(String),
@@ -219,7 +225,7 @@ pub struct Operator {
     secrets: aws_sdk_secretsmanager::Client,
     campaigns: DynamoCampaigns,
     /// Dead letters that a look holds (dead_letters.rs).
-    held: Arc<Mutex<HashMap<String, HashSet<String>>>>,
+    held: Arc<Mutex<HeldReceipts>>,
 }
 
 impl fmt::Debug for Operator {
@@ -362,9 +368,10 @@ async fn describe_stack(
     {
         Ok(answer) => answer,
         Err(error)
-            if error
-                .message()
-                .is_some_and(|message| message.contains("does not exist")) =>
+            if error.code() == Some("ValidationError")
+                && error
+                    .message()
+                    .is_some_and(|message| message.contains("does not exist")) =>
         {
             return Err(OperatorError::MissingStack(name.to_owned()));
         }

@@ -95,7 +95,7 @@ impl Breakage {
                     .enable_event_source("ClaimsEventSource", true)
                     .await
             }
-            BoundOfEventSourceLost => operator.switch_pollers_off().await.map(drop),
+            BoundOfEventSourceLost => operator.switch_pollers_off(drop).await.map(drop),
             VariableChangedBehindTheAlias => {
                 operator.set_variable("ClaimFunction", "BROKEN", None).await
             }

@@ -16,14 +16,20 @@ use crate::{
     Timestamp,
 };
 
-/// How long a dead letter stays hidden from others once it was looked at, in seconds: time to send it again and delete it.
+/// How long a dead letter stays hidden from others once it was looked at, in seconds: time to send it again and delete it,
+/// each of which takes 20 s at most (operator.rs). Whoever sends or deletes one renews that first: a look at thousands of
+/// letters takes longer.
 const HOLD_SECONDS: i32 = 60;
+const HOLD: Duration = Duration::from_secs(HOLD_SECONDS as u64);
 /// How long to go on looking; what was received first is held for long enough after it.
 const LOOKING: Duration = Duration::from_secs(20);
 /// How long an empty queue is asked, in seconds. A long poll asks all of the queue's servers, a short one only some.
 const LONG_POLL_SECONDS: i32 = 1;
 /// Calls in flight at once.
 const CALLS_AT_ONCE: usize = 10;
+
+/// By a queue's URL, receipts and until when each holds.
+pub(super) type HeldReceipts = HashMap<String, HashMap<String, Instant>>;
 
 /// A dead letter, held by whoever looks at it.
 #[derive(Clone, Debug)]
@@ -77,7 +83,7 @@ pub enum Replayed {
     SentOnly(OperatorError),
     /// It was not sent, and must not be.
     Refused(ReplayRefusal),
-    /// It was not sent; it is still a dead letter.
+    /// It was not sent. It is still a dead letter, unless its hold has ended and somebody else has handled it since.
     NotSent(OperatorError),
 }
 
@@ -97,9 +103,11 @@ impl Operator {
         let (mut received, mut looks) = (Vec::new(), HashMap::<Option<String>, u32>::new());
         let mut ended = false;
         while !ended && received.len() < most && Instant::now() < deadline {
+            let held_until = Instant::now() + HOLD;
             let messages = self.receive_dead(&url, most - received.len()).await?;
             ended = messages.is_empty();
-            self.note_held(&url, &messages);
+            let receipts = messages.iter().filter_map(|one| one.receipt_handle.clone());
+            self.note_held(&url, receipts, held_until);
             // At least once: the same letter may come twice, and its last receipt is the one that counts.
             for message in messages {
                 let look = looks.entry(message.message_id.clone()).or_default();
@@ -145,12 +153,16 @@ impl Operator {
     pub async fn let_all_go(&self) {
         let held = self.held().clone();
         for (url, receipts) in held {
-            self.let_receipts_go(&url, receipts).await;
+            self.let_receipts_go(&url, receipts.into_keys()).await;
         }
     }
 
+    /// Lets go what is still held of these. An old receipt might end the hold that somebody else has by now.
     async fn let_receipts_go(&self, url: &str, receipts: impl IntoIterator<Item = String>) {
         let calls = receipts.into_iter().map(async |receipt| {
+            if self.still_held(url, &receipt).is_err() {
+                return self.no_longer_held(&receipt);
+            }
             let call = self.sqs.change_message_visibility().queue_url(url);
             let call = call.receipt_handle(&receipt).visibility_timeout(0);
             // It reappears by itself.
@@ -163,19 +175,42 @@ impl Operator {
             .await;
     }
 
-    /// By the queue's URL, the receipts of what a look has received and not yet let go or deleted.
-    fn held(&self) -> MutexGuard<'_, HashMap<String, HashSet<String>>> {
+    /// By the queue's URL, the receipts of what a look has received and not yet let go or deleted, and until when each holds.
+    fn held(&self) -> MutexGuard<'_, HeldReceipts> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note_held(&self, url: &str, messages: &[Message]) {
-        let receipts = messages
-            .iter()
-            .filter_map(|message| message.receipt_handle.clone());
+    fn note_held(&self, url: &str, receipts: impl IntoIterator<Item = String>, until: Instant) {
+        let receipts = receipts.into_iter().map(|receipt| (receipt, until));
         self.held()
             .entry(url.to_owned())
             .or_default()
             .extend(receipts);
+    }
+
+    /// Refuses a receipt whose hold has ended, by the clock of this machine and from before the call that began it: somebody
+    /// else may have received the letter since, and "if you use an old ReceiptHandle, the request will succeed, but the
+    /// message might not be deleted"
+    /// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_DeleteMessage.html>).
+    fn still_held(&self, url: &str, receipt: &str) -> Result<(), OperatorError> {
+        let held = self.held();
+        let until = held.get(url).and_then(|receipts| receipts.get(receipt));
+        let is_held = until.is_some_and(|until| Instant::now() < *until);
+        is_held.then_some(()).ok_or(OperatorError::LapsedHold)
+    }
+
+    /// Begins a letter's hold anew.
+    async fn hold_on(&self, url: &str, letter: &HeldLetter) -> Result<(), OperatorError> {
+        self.still_held(url, &letter.receipt)?;
+        let held_until = Instant::now() + HOLD;
+        let call = self.sqs.change_message_visibility().queue_url(url);
+        let call = call
+            .receipt_handle(&letter.receipt)
+            .visibility_timeout(HOLD_SECONDS);
+        let renewed = call.send().await;
+        renewed.map_err(|error| self.failed("hold a dead letter", error))?;
+        self.note_held(url, [letter.receipt.clone()], held_until);
+        Ok(())
     }
 
     fn no_longer_held(&self, receipt: &str) {
@@ -204,7 +239,11 @@ impl Operator {
             Ok(replay) => replay,
             Err(refusal) => return Replayed::Refused(refusal),
         };
-        if let Err(error) = self.send_again(to, &replay).await {
+        let sent = match self.hold_on(from, letter).await {
+            Ok(()) => self.send_again(to, &replay).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = sent {
             return Replayed::NotSent(error);
         }
         match self.delete_dead(from, letter).await {
@@ -223,7 +262,10 @@ impl Operator {
         letters: &[HeldLetter],
     ) -> Result<Vec<Result<(), OperatorError>>, OperatorError> {
         let url = self.dead_letter_url(queue).await?;
-        let calls = letters.iter().map(|letter| self.delete_dead(&url, letter));
+        let calls = letters.iter().map(async |letter| {
+            self.hold_on(&url, letter).await?;
+            self.delete_dead(&url, letter).await
+        });
         Ok(stream::iter(calls).buffered(CALLS_AT_ONCE).collect().await)
     }
 
@@ -300,6 +342,7 @@ impl Operator {
     }
 
     async fn delete_dead(&self, url: &str, letter: &HeldLetter) -> Result<(), OperatorError> {
+        self.still_held(url, &letter.receipt)?;
         let delete = self.sqs.delete_message().queue_url(url);
         let deleted = delete.receipt_handle(&letter.receipt).send().await;
         deleted
@@ -488,25 +531,36 @@ mod tests {
         assert_eq!(requests(&http)[1].1["MaxNumberOfMessages"], 1);
     }
 
+    /// As if the operator had just received it.
+    fn received_by(operator: &Operator, id: &str, body: &str) -> HeldLetter {
+        let letter = held(id, body);
+        let until = Instant::now() + HOLD;
+        operator.note_held("http://queues/claims-dead", [letter.receipt.clone()], until);
+        letter
+    }
+
     #[tokio::test]
     async fn a_letter_is_deleted_only_after_its_send_was_accepted() {
         let (operator, http) = operator(&[
+            (200, json!({})),
             (200, json!({"MessageId": "new", "MD5OfMessageBody": "x"})),
             (200, json!({})),
         ]);
-        let letter = held("1", &claim_body("c1"));
+        let letter = received_by(&operator, "1", &claim_body("c1"));
         let done = operator
             .replay_dead_letters(Queue::Claims, std::slice::from_ref(&letter))
             .await
             .unwrap();
         assert!(matches!(done[..], [Replayed::Moved]), "{done:?}");
-        let [send, delete] = &requests(&http)[..] else {
-            panic!("two calls");
+        let [renew, send, delete] = &requests(&http)[..] else {
+            panic!("three calls");
         };
         assert_eq!(
-            (send.0.as_str(), delete.0.as_str()),
-            ("SendMessage", "DeleteMessage")
+            (renew.0.as_str(), send.0.as_str(), delete.0.as_str()),
+            ("ChangeMessageVisibility", "SendMessage", "DeleteMessage")
         );
+        assert_eq!(renew.1["VisibilityTimeout"], HOLD_SECONDS);
+        assert_eq!(renew.1["ReceiptHandle"], "receipt-1");
         assert_eq!(send.1["QueueUrl"], "http://queues/claims");
         assert_eq!(send.1["MessageGroupId"], "k");
         let body: Value = serde_json::from_str(send.1["MessageBody"].as_str().unwrap()).unwrap();
@@ -517,27 +571,84 @@ mod tests {
 
     #[tokio::test]
     async fn a_letter_whose_send_failed_stays() {
-        let (operator, http) =
-            operator(&[(403, json!({"__type": "AccessDenied", "message": "no"}))]);
+        let (operator, http) = operator(&[
+            (200, json!({})),
+            (403, json!({"__type": "AccessDenied", "message": "no"})),
+        ]);
+        let letter = received_by(&operator, "1", &claim_body("c1"));
         let done = operator
-            .replay_dead_letters(Queue::Claims, &[held("1", &claim_body("c1"))])
+            .replay_dead_letters(Queue::Claims, &[letter])
             .await
             .unwrap();
         assert!(matches!(done[..], [Replayed::NotSent(_)]), "{done:?}");
-        assert_eq!(requests(&http).len(), 1, "nothing is deleted");
+        assert_eq!(requests(&http).len(), 2, "nothing is deleted");
     }
 
     #[tokio::test]
     async fn a_letter_that_was_sent_and_not_deleted_is_told() {
         let (operator, _) = operator(&[
+            (200, json!({})),
             (200, json!({"MessageId": "new"})),
             (403, json!({"__type": "AccessDenied", "message": "no"})),
         ]);
+        let letter = received_by(&operator, "1", &claim_body("c1"));
         let done = operator
-            .replay_dead_letters(Queue::Claims, &[held("1", &claim_body("c1"))])
+            .replay_dead_letters(Queue::Claims, &[letter])
             .await
             .unwrap();
         assert!(matches!(done[..], [Replayed::SentOnly(_)]), "{done:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_letter_whose_hold_has_ended_is_neither_sent_nor_deleted_nor_let_go() {
+        let (operator, http) = operator(&[
+            depth(1, 0),
+            received(&[message("1", "garbage")]),
+            (200, json!({})),
+        ]);
+        let dead = operator.hold_dead_letters(Queue::Claims, 1).await.unwrap();
+        tokio::time::advance(HOLD - Duration::from_millis(1)).await;
+        let receipt = &dead.letters[0].receipt;
+        let url = "http://queues/claims-dead";
+        assert!(operator.still_held(url, receipt).is_ok());
+        tokio::time::advance(Duration::from_millis(1)).await;
+
+        let claim = received_by(&operator, "2", &claim_body("c1"));
+        tokio::time::advance(HOLD).await;
+        let replayed = operator
+            .replay_dead_letters(Queue::Claims, &[claim])
+            .await
+            .unwrap();
+        let lapsed = matches!(replayed[..], [Replayed::NotSent(OperatorError::LapsedHold)]);
+        assert!(lapsed, "{replayed:?}");
+        let dropped = operator
+            .drop_dead_letters(Queue::Claims, &dead.letters)
+            .await
+            .unwrap();
+        let lapsed = matches!(dropped[..], [Err(OperatorError::LapsedHold)]);
+        assert!(lapsed, "{dropped:?}");
+        operator.let_go(Queue::Claims, &dead.letters).await;
+        operator.let_all_go().await;
+        let asked: Vec<_> = requests(&http).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(asked, ["GetQueueAttributes", "ReceiveMessage"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_letter_is_held_anew_before_it_is_dropped() {
+        let (operator, http) = operator(&vec![(200, json!({})); 2]);
+        let letter = received_by(&operator, "1", "garbage");
+        tokio::time::advance(HOLD - Duration::from_millis(1)).await;
+        let dropped = operator
+            .drop_dead_letters(Queue::Claims, &[letter])
+            .await
+            .unwrap();
+        assert!(matches!(dropped[..], [Ok(())]), "{dropped:?}");
+        let asked = requests(&http);
+        assert_eq!(
+            (asked[0].0.as_str(), &asked[0].1["VisibilityTimeout"]),
+            ("ChangeMessageVisibility", &json!(HOLD_SECONDS))
+        );
+        assert_eq!(asked[1].0, "DeleteMessage");
     }
 
     #[tokio::test]
@@ -599,7 +710,8 @@ mod tests {
     #[tokio::test]
     async fn letters_let_go_are_visible_at_once() {
         let (operator, http) = operator(&[(200, json!({}))]);
-        operator.let_go(Queue::Claims, &[held("1", "x")]).await;
+        let letter = received_by(&operator, "1", "x");
+        operator.let_go(Queue::Claims, &[letter]).await;
         let sent = requests(&http);
         assert_eq!(sent[0].0, "ChangeMessageVisibility");
         assert_eq!(

@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::{
 use ulid::Ulid;
 
 use super::{Item, Operator, OperatorError, now, text};
-use crate::{ApiKey, InvalidValue, PartnerId, Scope, Timestamp};
+use crate::{ApiKey, InvalidValue, PartnerId, Scope, Timestamp, is_obeyed, leaves_no_ink};
 
 /// A new partner and the one time its key is seen. No `Debug`: it holds the key.
 pub struct NewPartner {
@@ -49,13 +49,14 @@ const MAX_NAME: usize = 200;
 /// What people may call a partner: the text without the spaces around it.
 ///
 /// # Errors
-/// [`InvalidValue`] if it is empty, too long, or holds what a terminal would not show.
+/// [`InvalidValue`] if nobody would see it, it is too long, or it holds what a terminal would not show.
 pub fn partner_name(text: &str) -> Result<&str, InvalidValue> {
     let name = text.trim();
-    let fits = (1..=MAX_NAME).contains(&name.chars().count()) && !name.chars().any(is_invisible);
+    let is_seen = !name.chars().all(leaves_no_ink) && !name.chars().any(is_obeyed);
+    let fits = is_seen && name.chars().count() <= MAX_NAME;
     fits.then_some(name).ok_or(InvalidValue {
         field: "name",
-        expected: "1 to 200 characters, none of them a control character",
+        expected: "1 to 200 characters, at least one of them visible, none of them a control character",
     })
 }
 
@@ -69,12 +70,6 @@ pub fn key_end(end: Option<Timestamp>, now: Timestamp) -> Result<Option<Timestam
         field: "expiresAt",
         expected: "in the future",
     })
-}
-
-/// Whether a terminal obeys the character instead of showing it: control characters, and those that begin another line or
-/// turn the direction of what follows (Unicode Standard Annex 9).
-pub fn is_invisible(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 impl Operator {
@@ -342,6 +337,13 @@ mod tests {
             "a\u{1b}[2Jb",
             "a\u{9b}b",
             "a\u{202e}b",
+            "a\u{200e}b",
+            "a\u{200f}b",
+            "a\u{61c}b",
+            "\u{200b}",
+            "\u{feff}",
+            "\u{200d}\u{fe0f} \u{ad}",
+            "\u{3164}",
             &long,
         ] {
             assert!(partner_name(bad).is_err(), "{bad:?}");

@@ -39,6 +39,42 @@ pub struct ClaimsReaders {
     pub usual_concurrency: Option<i64>,
 }
 
+/// Sets back a change of how ClaimsQueue is read that failed or was cut short, so that it is left with pollers or with a bound
+/// on batches at once, and not with neither: without either, Lambda starts as many batches as the account allows.
+#[derive(Clone, Debug)]
+pub struct PollersUndo {
+    operator: Operator,
+    uuid: String,
+    /// The pollers there were before; `None` to leave what is there.
+    pollers: Option<Option<Pollers>>,
+    /// The bound that belongs to no pollers.
+    bound: Option<i64>,
+}
+
+impl PollersUndo {
+    /// Waits until the event source is settled and sets back what is left of the change. Pollers that were being ended are
+    /// kept if they are still there; if they are gone, the usual bound is set.
+    ///
+    /// # Errors
+    /// [`OperatorError`] as for the change itself.
+    pub async fn run(self) -> Result<(), OperatorError> {
+        let (operator, uuid) = (&self.operator, self.uuid.as_str());
+        let source = operator.settled(uuid, |_| true).await?;
+        // What is as it should be is asked for all the same: the call that was cut short may still be on its way.
+        if let Some(pollers) = self.pollers.unwrap_or(source.pollers) {
+            operator.ask_for(uuid, pollers).await?;
+            return Ok(());
+        }
+        if source.pollers.is_some() {
+            operator.end_pollers(uuid).await?;
+        }
+        if self.bound.is_some() {
+            operator.bound(uuid, self.bound).await?;
+        }
+        Ok(())
+    }
+}
+
 /// The event source of ClaimsQueue, and its usual mode.
 struct Claims {
     uuid: String,
@@ -67,14 +103,17 @@ impl Operator {
     }
 
     /// Gives ClaimsQueue provisioned pollers, or other numbers of them, and waits until they are there. They take the
-    /// place of the bound on batches at once: AWS excludes one by the other.
+    /// place of the bound on batches at once: the two are "mutually exclusive"
+    /// (<https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-scaling.html>), so that for a while there is neither.
+    /// `begin` gets what sets that back, before anything is changed; it is to be run unless this returns `Ok`.
     ///
     /// # Errors
     /// [`OperatorError`] if the stack is local, the event source is disabled or busy, AWS refuses, or it takes longer
-    /// than ten minutes. What AWS refuses leaves the usual mode as it was.
+    /// than ten minutes.
     pub async fn switch_pollers_on(
         &self,
         pollers: Pollers,
+        begin: impl FnOnce(PollersUndo),
     ) -> Result<ClaimsReaders, OperatorError> {
         if self.is_local() {
             return Err(OperatorError::NotReady(
@@ -82,19 +121,22 @@ impl Operator {
             ));
         }
         let claims = self.claims().await?;
-        self.provision(&claims.uuid, pollers)
+        self.provision(&claims.uuid, pollers, begin)
             .await
             .map(|source| claims.readers(source))
     }
 
     /// Ends provisioned mode, sets the usual bound on batches at once again, and waits until both are done. Harmless if
-    /// there is nothing to end.
+    /// there is nothing to end. `begin` as for [`Self::switch_pollers_on`].
     ///
     /// # Errors
     /// [`OperatorError`] if the event source is disabled or busy, AWS refuses, or it takes longer than ten minutes.
-    pub async fn switch_pollers_off(&self) -> Result<ClaimsReaders, OperatorError> {
+    pub async fn switch_pollers_off(
+        &self,
+        begin: impl FnOnce(PollersUndo),
+    ) -> Result<ClaimsReaders, OperatorError> {
         let claims = self.claims().await?;
-        self.unprovision(&claims.uuid, claims.usual)
+        self.unprovision(&claims.uuid, claims.usual, begin)
             .await
             .map(|source| claims.readers(source))
     }
@@ -111,25 +153,32 @@ impl Operator {
         })
     }
 
-    async fn provision(&self, uuid: &str, pollers: Pollers) -> Result<EventSource, OperatorError> {
+    async fn provision(
+        &self,
+        uuid: &str,
+        pollers: Pollers,
+        begin: impl FnOnce(PollersUndo),
+    ) -> Result<EventSource, OperatorError> {
         let before = self.settled(uuid, |_| true).await?;
+        begin(PollersUndo {
+            operator: self.clone(),
+            uuid: uuid.to_owned(),
+            pollers: Some(before.pollers),
+            bound: before.maximum_concurrency,
+        });
         if before.maximum_concurrency.is_some() {
             self.bound(uuid, None).await?;
         }
+        self.ask_for(uuid, pollers).await
+    }
+
+    async fn ask_for(&self, uuid: &str, pollers: Pollers) -> Result<EventSource, OperatorError> {
         let wanted = ProvisionedPollerConfig::builder()
             .minimum_pollers(count(pollers.minimum))
             .maximum_pollers(count(pollers.maximum))
             .build();
-        let asked = self
-            .update(uuid, |call| call.provisioned_poller_config(wanted))
-            .await;
-        if let Err(refusal) = asked {
-            if before.maximum_concurrency.is_some() {
-                // The refusal is what the operator must read; should this fail as well, `doctor` finds it.
-                drop(self.bound(uuid, before.maximum_concurrency).await);
-            }
-            return Err(refusal);
-        }
+        self.update(uuid, |call| call.provisioned_poller_config(wanted))
+            .await?;
         self.settled(uuid, |source| source.pollers == Some(pollers))
             .await
     }
@@ -138,21 +187,34 @@ impl Operator {
         &self,
         uuid: &str,
         usual: Option<i64>,
+        begin: impl FnOnce(PollersUndo),
     ) -> Result<EventSource, OperatorError> {
         let mut source = self.settled(uuid, |_| true).await?;
+        if source.pollers.is_some() || source.maximum_concurrency != usual {
+            begin(PollersUndo {
+                operator: self.clone(),
+                uuid: uuid.to_owned(),
+                pollers: None,
+                bound: usual,
+            });
+        }
         if source.pollers.is_some() {
-            // As for every object of this call, leaving it out keeps what is there; an empty one removes it.
-            let none = ProvisionedPollerConfig::builder().build();
-            self.update(uuid, |call| call.provisioned_poller_config(none))
-                .await?;
-            source = self
-                .settled(uuid, |source| source.pollers.is_none())
-                .await?;
+            source = self.end_pollers(uuid).await?;
         }
         if source.maximum_concurrency != usual {
             source = self.bound(uuid, usual).await?;
         }
         Ok(source)
+    }
+
+    /// Leaving the object out keeps what is there, an empty one removes it: so AWS documents it for the pollers of Kafka
+    /// (<https://docs.aws.amazon.com/lambda/latest/dg/kafka-scaling-modes.html>), in the same call. The wait shows whether it
+    /// is so for those of a queue.
+    async fn end_pollers(&self, uuid: &str) -> Result<EventSource, OperatorError> {
+        let none = ProvisionedPollerConfig::builder().build();
+        self.update(uuid, |call| call.provisioned_poller_config(none))
+            .await?;
+        self.settled(uuid, |source| source.pollers.is_none()).await
     }
 
     /// Sets the bound on batches at once, or removes it.
@@ -214,7 +276,8 @@ impl Operator {
     }
 }
 
-/// Both numbers are at most 10,000 (Lambda, `ProvisionedPollerConfig`).
+/// Of a queue, the minimum is 2 to 200 and the maximum 2 to 10,000
+/// (<https://docs.aws.amazon.com/lambda/latest/api/API_ProvisionedPollerConfig.html>); cli/src/arguments.rs refuses others.
 fn count(pollers: u32) -> i32 {
     i32::try_from(pollers).unwrap_or(i32::MAX)
 }
@@ -280,7 +343,7 @@ mod tests {
             provisioned("Enabled"),
         ]);
         let started = Instant::now();
-        let source = operator.provision("u-1", POLLERS).await.unwrap();
+        let source = operator.provision("u-1", POLLERS, drop).await.unwrap();
         assert_eq!(source.pollers, Some(POLLERS));
         let config = json!({"MinimumPollers": 4, "MaximumPollers": 8});
         let asked = [
@@ -292,17 +355,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn refused_pollers_leave_the_bound_as_it_was() {
+    async fn refused_pollers_are_set_back_to_the_bound_there_was() {
         let refusal = json!({"Type": "User", "Message": "no"});
         let (operator, http) = testing::operator(&[
             bounded("Enabled", 20),
             answer("Updating", json!({})),
             answer("Enabled", json!({})),
             (400, refusal),
+            answer("Enabled", json!({})),
             bounded("Updating", 20),
             bounded("Enabled", 20),
         ]);
-        let error = operator.provision("u-1", POLLERS).await.unwrap_err();
+        let mut undo = None;
+        let error = operator
+            .provision("u-1", POLLERS, |before| undo = Some(before))
+            .await
+            .unwrap_err();
+        undo.unwrap().run().await.unwrap();
         assert!(
             error
                 .to_string()
@@ -310,6 +379,54 @@ mod tests {
         );
         let restored = json!({"ScalingConfig": {"MaximumConcurrency": 20}});
         assert_eq!(changes(&http)[2], restored);
+    }
+
+    /// What setting back asks for, where the change was cut short with the event source as it is in `found`.
+    async fn set_back(
+        pollers: Option<Option<Pollers>>,
+        found: (u16, Value),
+        then: &[(u16, Value)],
+    ) -> Vec<Value> {
+        let (operator, http) = testing::operator(&[&[found][..], then].concat());
+        let undo = PollersUndo {
+            operator,
+            uuid: "u-1".to_owned(),
+            pollers,
+            bound: Some(20),
+        };
+        undo.run().await.unwrap();
+        changes(&http)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn wherever_a_change_is_cut_short_pollers_or_a_bound_are_left() {
+        let to_bound = json!({"ScalingConfig": {"MaximumConcurrency": 20}});
+        let no_pollers = json!({"ProvisionedPollerConfig": {}});
+        let config = json!({"MinimumPollers": 4, "MaximumPollers": 8});
+        let to_pollers = json!({ "ProvisionedPollerConfig": config });
+        let gone = || answer("Enabled", json!({}));
+        let bound = [bounded("Updating", 20), bounded("Enabled", 20)];
+        let kept = [provisioned("Updating"), provisioned("Enabled")];
+        let ended = [&[gone(), gone()], &bound[..]].concat();
+
+        // `on`, with the bound in place, gone, and with the pollers there.
+        for found in [bounded("Enabled", 20), gone()] {
+            assert_eq!(
+                set_back(Some(None), found, &bound).await,
+                std::slice::from_ref(&to_bound)
+            );
+        }
+        assert_eq!(
+            set_back(Some(None), provisioned("Enabled"), &ended).await,
+            [no_pollers, to_bound.clone()]
+        );
+        // `on` with other numbers of pollers than there were.
+        let wanted = set_back(Some(Some(POLLERS)), gone(), &kept).await;
+        assert_eq!(wanted, std::slice::from_ref(&to_pollers));
+        // `off`, with the pollers still there, and gone.
+        let wanted = set_back(None, provisioned("Enabled"), &kept).await;
+        assert_eq!(wanted, [to_pollers]);
+        assert_eq!(set_back(None, gone(), &bound).await, [to_bound]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -322,7 +439,7 @@ mod tests {
             bounded("Updating", 20),
             bounded("Enabled", 20),
         ]);
-        let source = operator.unprovision("u-1", Some(20)).await.unwrap();
+        let source = operator.unprovision("u-1", Some(20), drop).await.unwrap();
         assert_eq!(
             (source.pollers, source.maximum_concurrency),
             (None, Some(20))
@@ -337,7 +454,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn off_changes_nothing_where_nothing_is_on() {
         let (operator, http) = testing::operator(&[bounded("Enabled", 20)]);
-        operator.unprovision("u-1", Some(20)).await.unwrap();
+        let nothing = |_| panic!("nothing is to be set back");
+        operator
+            .unprovision("u-1", Some(20), nothing)
+            .await
+            .unwrap();
         assert_eq!(changes(&http), [json!(null); 0]);
     }
 
@@ -346,7 +467,10 @@ mod tests {
         let mut answers = vec![provisioned("Enabled"); 2 + SETTLED_LOOKS as usize];
         answers[1] = provisioned("Updating");
         let (operator, _) = testing::operator(&answers);
-        let error = operator.unprovision("u-1", Some(20)).await.unwrap_err();
+        let error = operator
+            .unprovision("u-1", Some(20), drop)
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("did not make it"), "{error}");
     }
 
@@ -354,7 +478,10 @@ mod tests {
     async fn a_source_that_never_settles_is_given_up_after_ten_minutes() {
         let (operator, _) = testing::operator(&vec![bounded("Updating", 20); LOOKS as usize]);
         let started = Instant::now();
-        let error = operator.unprovision("u-1", Some(20)).await.unwrap_err();
+        let error = operator
+            .unprovision("u-1", Some(20), drop)
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("not settled"), "{error}");
         assert_eq!(started.elapsed(), Duration::from_secs(600));
     }
@@ -362,7 +489,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_disabled_source_is_told_at_once() {
         let (operator, http) = testing::operator(&[bounded("Disabled", 20)]);
-        let error = operator.provision("u-1", POLLERS).await.unwrap_err();
+        let error = operator.provision("u-1", POLLERS, drop).await.unwrap_err();
         assert!(error.to_string().contains("is disabled"), "{error}");
         assert_eq!(changes(&http).len(), 0);
     }
