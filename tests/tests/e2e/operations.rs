@@ -266,7 +266,7 @@ async fn say_everywhere(
         "/v1/users/ann/wallet/earn",
         json!({"amount": 1, "reason": reason}),
     );
-    let no_reason = json!({"amount": 1, "reason": format!("{bad_reason}\u{0}")});
+    let long_reason = json!({"amount": 1, "reason": format!("{bad_reason}{}", "x".repeat(128))});
     let (get, post, delete) = (Method::GET, Method::POST, Method::DELETE);
     // A client of HTTP may encode the quotes, and then they are a value like any other.
     let calls = [
@@ -328,7 +328,7 @@ async fn say_everywhere(
         ),
         (&post, earn.to_owned(), points.clone(), key, &[200]),
         (&post, earn.to_owned(), points, long_key.as_str(), &[400]),
-        (&post, earn.to_owned(), no_reason, "i", &[400]),
+        (&post, earn.to_owned(), long_reason, "i", &[400]),
     ];
     for (method, path, body, key, status) in calls {
         let headers = [("idempotency-key", key), ("x-odd", header)];
